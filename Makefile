@@ -1,0 +1,43 @@
+# joulescale: `make run`, `make test` and `make check` are all there is to know.
+# They set everything up by themselves on a machine that has Python, make and pip.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+RUNS   ?= runs
+PORT   ?= 8501
+
+.PHONY: help run test check wheel clean
+
+help:
+	@echo "make run    train the cpu sweep of lm (about 4 minutes), print its table, plot it, open the dashboard"
+	@echo "make test   every test, the browser's included"
+	@echo "make check  ruff, mypy --strict, import contracts"
+
+$(STAMP): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --editable ".[dashboard,dev]"
+	@touch $@
+
+run: $(STAMP)
+	$(BIN)/joulescale sweep lm --preset cpu --runs-dir $(RUNS)
+	$(BIN)/joulescale scale --runs-dir $(RUNS) --x energy_j --y loss --plot scale.svg > /dev/null
+	@echo "chart written to scale.svg"
+	@if [ -t 1 ]; then $(BIN)/joulescale dashboard --runs-dir $(RUNS) --port $(PORT); \
+	else echo "see the charts with: $(BIN)/joulescale dashboard --runs-dir $(RUNS)"; fi
+
+test: $(STAMP)
+	$(BIN)/python -m pytest
+
+check: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+wheel: $(STAMP)
+	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .
+
+clean:
+	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis

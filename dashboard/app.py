@@ -1,0 +1,28 @@
+"""The router: which pages there are, and the sidebar that they share."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from dashboard.data import runs_dir
+from dashboard.sidebar import choose_factors
+
+
+def main() -> None:
+    """Draw the sidebar, then the page."""
+    st.set_page_config(page_title="joulescale", page_icon=":material/bolt:", layout="wide")
+    page = st.navigation(
+        [
+            st.Page("pages/runs.py", title="Runs", icon=":material/list:", url_path="runs", default=True),
+            st.Page("pages/run.py", title="Run", icon=":material/monitoring:", url_path="run"),
+            st.Page("pages/scale.py", title="Scale", icon=":material/stacked_line_chart:", url_path="scale"),
+        ]
+    )
+    with st.sidebar:
+        choose_factors()
+        st.caption("Runs folder")
+        st.text(str(runs_dir()))
+    page.run()
+
+
+main()

@@ -1,0 +1,20 @@
+"""Other people's text made safe to show.
+
+Streamlit reads most texts as Markdown. A run's name, a note or a message can hold anything, a picture's
+address too, and showing that picture would tell somebody else that this page was opened.
+"""
+
+from __future__ import annotations
+
+import re
+
+_MARKDOWN = re.compile(r"([\\`*_{}\[\]()#+\-.!|<>~$:&^=\"'/@])")
+
+
+def plain(text: str) -> str:
+    r"""The text with every sign that Markdown gives a meaning escaped, on one line.
+
+    >>> plain("![x](http://a)")
+    '\\!\\[x\\]\\(http\\:\\/\\/a\\)'
+    """
+    return _MARKDOWN.sub(r"\\\1", " ".join(text.split()))

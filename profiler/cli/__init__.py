@@ -1,0 +1,1 @@
+"""The `joulescale` command, one file a verb."""

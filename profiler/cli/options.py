@@ -1,0 +1,73 @@
+"""Options that several commands share, with their help and their checks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from profiler.errors import InvalidValueError
+from profiler.metrics.carbon import CarbonFactors
+
+RunsDir = Annotated[Path, typer.Option("--runs-dir", help="The folder that holds the runs.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+Country = Annotated[
+    str | None,
+    typer.Option(help="ISO 3166 alpha-3 code of the grid, such as FRA. None: emissions stay unknown."),
+]
+CarbonIntensity = Annotated[
+    float | None,
+    typer.Option("--carbon-intensity", help="Grid's carbon intensity in gCO2e/kWh, instead of a country's."),
+]
+Pue = Annotated[
+    float | None, typer.Option(help="Power usage effectiveness of the facility, at least 1. Default 1.")
+]
+Preset = Annotated[
+    str, typer.Option(help="smoke (seconds), cpu (minutes on two cores) or gpu (paper scale).")
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of the workload; may be repeated."),
+]
+Data = Annotated[
+    str | None,
+    typer.Option("--data", help="Your own text: a folder, glob, .txt, .jsonl, .parquet, .bin or .npy."),
+]
+
+
+def carbon_factors(country: str | None, intensity: float | None, pue: float | None) -> CarbonFactors | None:
+    """What was asked for on the command line; None if nothing was, so that what is stored with a run counts.
+
+    Raises:
+        UsageError: A factor cannot be used.
+    """
+    if country is None and intensity is None and pue is None:
+        return None
+    return CarbonFactors(country=country, intensity_g_per_kwh=intensity, pue=1.0 if pue is None else pue)
+
+
+def settings_texts(pairs: Sequence[str] | None, data: str | None = None) -> dict[str, str]:
+    """`["d_model=64"]` as `{"d_model": "64"}`.
+
+    Raises:
+        InvalidValueError: A pair has no `=`, or a key is given twice.
+    """
+    texts: dict[str, str] = {} if data is None else {"data": data}
+    for pair in pairs or ():
+        key, equals, text = pair.partition("=")
+        if not equals or not key.strip():
+            raise InvalidValueError(f"{pair!r} is no KEY=VALUE. Write it as in '--set d_model=64'.")
+        if key.strip() in texts:
+            raise InvalidValueError(
+                f"The setting {key.strip()!r} is given twice, so it is not clear which counts."
+            )
+        texts[key.strip()] = text.strip()
+    return texts
+
+
+def print_json(value: Any) -> None:
+    """Print JSON on standard output; NaN is refused."""
+    typer.echo(json.dumps(value, indent=2, allow_nan=False))

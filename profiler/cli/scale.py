@@ -1,0 +1,69 @@
+"""`joulescale scale`: efficiency against scale, as a table and as a chart."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import polars as pl
+import typer
+
+from profiler.cli.options import AsJson, CarbonIntensity, Country, Pue, RunsDir, carbon_factors, print_json
+from profiler.metrics.points import scale_points
+from profiler.report.terminal import is_wide, points_table, show
+from profiler.store.runs import open_run, scan_runs
+
+
+def scale(
+    runs: Annotated[
+        list[str] | None, typer.Argument(help="Runs to take; all of the folder if none is named.")
+    ] = None,
+    x: Annotated[str, typer.Option(help="params, tokens, model_flops or energy_j.")] = "params",
+    y: Annotated[
+        str, typer.Option(help="loss, energy_per_token_j, tokens_per_j, mfu, memory_bytes, emissions_g ...")
+    ] = "loss",
+    plot: Annotated[
+        Path | None, typer.Option(help="Write the chart to this .svg, .png or .html file.")
+    ] = None,
+    runs_dir: RunsDir = Path("runs"),
+    country: Country = None,
+    carbon_intensity: CarbonIntensity = None,
+    pue: Pue = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print efficiency against scale, one row a model size and token budget."""
+    stored = [open_run(runs_dir, name) for name in runs] if runs else scan_runs(runs_dir)
+    points = scale_points(stored, carbon_factors(country, carbon_intensity, pue))
+    if plot is not None:
+        from profiler.report.charts import save_chart, scale_chart  # altair is an extra
+
+        save_chart(scale_chart(points, x, y), plot)
+    if as_json:
+        print_json(
+            {
+                "points": points.to_dicts(),
+                "plot": None if plot is None else str(plot),
+                "notes": _notes(points),
+            }
+        )
+        return
+    if points.is_empty():
+        typer.echo(
+            f"No points in {runs_dir} yet. Make some with 'joulescale sweep lm --preset cpu --runs-dir {runs_dir}'."
+        )
+        return
+    show(points_table(points, wide=is_wide()))
+    for note in _notes(points).values():
+        typer.echo(note)
+    if plot is not None:
+        typer.echo(f"chart written to {plot}")
+
+
+def _notes(points: pl.DataFrame) -> dict[str, str]:
+    """What a reader must know before comparing these points."""
+    notes = {}
+    if points["data_sha256"].drop_nulls().n_unique() > 1:
+        notes["data"] = "These points were trained on different data: their losses do not compare."
+    if points["energy_source"].drop_nulls().n_unique() > 1:
+        notes["energy"] = "Some joules here are measured and some estimated: they do not compare."
+    return notes

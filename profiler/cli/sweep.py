@@ -1,0 +1,184 @@
+"""`joulescale sweep`: one run per point of a grid, each in a process of its own; finished points are not run again."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from profiler.cli.options import (
+    AsJson,
+    CarbonIntensity,
+    Country,
+    Data,
+    Preset,
+    Pue,
+    RunsDir,
+    Settings,
+    carbon_factors,
+    print_json,
+    settings_texts,
+)
+from profiler.cli.point_process import Point, PointFailed, SweepProgress, run_point
+from profiler.cli.run import wait_passively
+from profiler.errors import InvalidValueError
+from profiler.metrics.points import scale_points
+from profiler.report.terminal import is_wide, points_table, show
+from profiler.store.folder import writable_runs_dir
+from profiler.store.runs import StoredRun, open_run, scan_runs
+from profiler.workload import Workload, apply_settings, check_preset, load_workload
+
+
+def sweep(
+    workload: Annotated[str, typer.Argument(help="Name of the workload, such as lm.")],
+    preset: Preset = "cpu",
+    grid: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=V1,V2",
+            help="Values to vary; may be repeated. The preset's own grid if none is given.",
+        ),
+    ] = None,
+    seeds: Annotated[str, typer.Option(help="Seeds, as in 0,1,2.")] = "0",
+    settings: Settings = None,
+    data: Data = None,
+    runs_dir: RunsDir = Path("runs"),
+    country: Country = None,
+    carbon_intensity: CarbonIntensity = None,
+    pue: Pue = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train one run per point of a grid; run it again to go on where it stopped."""
+    wait_passively()
+    found = load_workload(workload)
+    factors = carbon_factors(country, carbon_intensity, pue)
+    base = apply_settings(found.preset(check_preset(preset)), settings_texts(settings, data))
+    axes = _axes(grid) if grid else {k: [_text(v) for v in vs] for k, vs in found.grid(preset).items()}
+    varied = _combinations(axes, set(settings_texts(settings)))
+    points = [
+        Point(
+            workload=workload,
+            preset=preset,
+            seed=seed,
+            settings=apply_settings(base, texts),
+            texts={**settings_texts(settings, data), **texts},
+            label=" ".join(f"{k}={v}" for k, v in {**texts, "seed": str(seed)}.items()),
+            carbon={"country": country, "carbon-intensity": carbon_intensity, "pue": pue},
+        )
+        for seed in _seeds(seeds)
+        for texts in varied
+    ]
+    identities = {
+        id(p): found.identity(p.settings) for p in points
+    }  # refuses unusable data before the first run
+    results = _run_all(points, found, identities, writable_runs_dir(runs_dir))
+    _report(results, runs_dir, factors, as_json=as_json)
+    if any(r["status"] == "failed" for r in results):
+        raise typer.Exit(1)
+
+
+def _run_all(
+    points: Sequence[Point], workload: Workload, identities: Mapping[int, Mapping[str, Any]], runs_dir: Path
+) -> list[dict[str, Any]]:
+    done = {id(p): _finished_run(p, identities[id(p)], scan_runs(runs_dir)) for p in points}
+    waiting = [p for p in points if done[id(p)] is None]
+    results = []
+    with SweepProgress({p.label: workload.cost(p.settings) for p in waiting}) as progress:
+        for point in points:
+            stored = done[id(point)]
+            result = {
+                "point": point.label,
+                "status": "reused",
+                "run_id": stored.run_id if stored else None,
+                "message": None,
+            }
+            if stored is None:
+                result |= _outcome(point, runs_dir, progress)
+            progress.say(point.label, result)
+            results.append(result)
+    return results
+
+
+def _outcome(point: Point, runs_dir: Path, progress: SweepProgress) -> dict[str, Any]:
+    try:
+        return {"status": "finished", "run_id": run_point(point, runs_dir, progress)}
+    except PointFailed as failure:
+        return {"status": "failed", "message": str(failure)}
+
+
+def _finished_run(point: Point, identity: Mapping[str, Any], runs: Sequence[StoredRun]) -> StoredRun | None:
+    """The newest finished run of the same workload, settings, seed and data."""
+    wanted = (point.workload, point.seed, _plain(dataclasses.asdict(point.settings)), _plain(identity))
+    for run in reversed(runs):
+        m = run.manifest
+        if (
+            run.status == "finished"
+            and (m.workload, m.seed, _plain(m.settings), _plain(m.identity)) == wanted
+        ):
+            return run
+    return None
+
+
+def _plain(value: Any) -> Any:
+    """As it comes back from JSON: tuples as lists."""
+    return json.loads(json.dumps(value))
+
+
+def _report(results: Sequence[Mapping[str, Any]], runs_dir: Path, factors: Any, *, as_json: bool) -> None:
+    runs = [open_run(runs_dir, r["run_id"]) for r in results if r["run_id"]]
+    table = scale_points(runs, factors)
+    if as_json:
+        print_json({"points": list(results), "scale": table.to_dicts()})
+        return
+    if not table.is_empty():
+        show(points_table(table, wide=is_wide()))
+    counts = {
+        status: sum(r["status"] == status for r in results) for status in ("finished", "reused", "failed")
+    }
+    typer.echo(", ".join(f"{n} {status}" for status, n in counts.items() if n) + f"; runs in {runs_dir}")
+    for result in results:
+        if result["message"]:
+            typer.echo(f"joulescale: {result['point']} failed: {result['message']}", err=True)
+
+
+def _axes(grid: Sequence[str]) -> dict[str, list[str]]:
+    axes: dict[str, list[str]] = {}
+    for part in itertools.chain.from_iterable(text.split(";") for text in grid):
+        key, equals, values = part.partition("=")
+        if not equals or not key.strip():
+            raise InvalidValueError(
+                f"{part!r} is no part of a grid. Write it as in --grid 'd_model=32,64,128'."
+            )
+        axes[key.strip()] = list(dict.fromkeys(v.strip() for v in values.split(",") if v.strip()))
+    return axes
+
+
+def _combinations(axes: Mapping[str, Sequence[str]], fixed: set[str]) -> list[dict[str, str]]:
+    for key, values in axes.items():
+        if not values:
+            raise InvalidValueError(
+                f"The grid gives {key!r} no value, so it has no points. Write it as in '{key}=32,64'."
+            )
+    free = {k: v for k, v in axes.items() if k not in fixed}
+    return [dict(zip(free, values, strict=True)) for values in itertools.product(*free.values())]
+
+
+def _seeds(text: str) -> list[int]:
+    try:
+        seeds = list(dict.fromkeys(int(part) for part in text.split(",") if part.strip()))
+    except ValueError:
+        seeds = []
+    if not seeds or min(seeds) < 0:
+        raise InvalidValueError(
+            f"--seeds {text!r} is no list of whole numbers of at least 0. Write it as in '--seeds 0,1,2'."
+        )
+    return seeds
+
+
+def _text(value: Any) -> str:
+    return "+".join(map(str, value)) if isinstance(value, tuple | list) else str(value)

@@ -1,0 +1,1 @@
+"""Thin bridges to training frameworks; the only files that import those."""

@@ -1,0 +1,330 @@
+"""`EfficiencyMonitor`: the Lightning callback. It maps Lightning's hooks to phases and steps, and does nothing else.
+
+Every hook runs under a guard: a fault of ours is logged once and the training goes on. Nothing synchronises, no
+random number is drawn, no collective is called, and no signal handler is touched.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning.pytorch as pl
+import torch
+
+from profiler.errors import InvalidValueError
+from profiler.integrations.lightning_facts import SlowMemory, find_peak, gpu_wish, logged_numbers
+from profiler.measure.deferred import scalar_of
+from profiler.measure.guard import Guard, guarded
+from profiler.measure.probes import OpenProbes, open_probes
+from profiler.measure.ranks import GpuChoice, Place
+from profiler.measure.recorder import Work
+from profiler.measure.session import RunFacts, Session
+from profiler.measure.work import WorkCounter
+from profiler.records import RUN_PHASES, STEP_PHASES, Phase
+
+__all__ = ["EfficiencyMonitor", "RunFacts"]
+
+
+class EfficiencyMonitor(pl.Callback):
+    """Records energy, time, work and memory of a `trainer.fit`, and leaves the training as it is.
+
+    Tokens, samples, FLOPs and devices are found out; what cannot be is stored as null with the reason. A step is
+    one optimizer update. Energy of other processes on the same GPU is part of the GPU's.
+
+    Args:
+        runs_dir: The runs folder; made if need be.
+        name: Name of the run; None makes one from the time.
+        gpus: `"auto"`: the GPU this trainer's process uses; `"visible"`: all that `CUDA_VISIBLE_DEVICES` leaves; or
+            positions among the visible ones, or UUIDs.
+        tokens: Tokens in a batch, where they cannot be found out.
+        samples: Samples in a batch, likewise.
+        model_flops: FLOPs of the forward and backward pass of a batch, without recomputation, if there is a formula.
+        peak_flops_per_s: What one device can do at most; a number, `"measure"` (about 1 s before the fit), or
+            None for the datasheet's.
+        facts: What else is known of the run.
+        summary: Whether to print a summary at the end; on a terminal only.
+
+    Raises:
+        InvalidValueError: An argument cannot mean anything; raised here, before any training.
+    """
+
+    def __init__(
+        self,
+        runs_dir: str | Path = "runs",
+        *,
+        name: str | None = None,
+        gpus: GpuChoice = "auto",
+        tokens: Callable[[Any], int] | None = None,
+        samples: Callable[[Any], int] | None = None,
+        model_flops: Callable[[Any], float] | None = None,
+        peak_flops_per_s: float | Literal["measure"] | None = None,
+        facts: RunFacts | None = None,
+        summary: bool = True,
+    ) -> None:
+        self.runs_dir = Path(runs_dir)
+        self.run_dir: Path | None = None
+        self._name, self._gpus, self._peak = name, _checked_gpus(gpus), _checked_peak(peak_flops_per_s)
+        self._tokens, self._samples, self._model_flops = tokens, samples, model_flops
+        self._facts = facts or RunFacts()
+        self._summary = summary
+        self._guard = Guard()
+        self._fit_start_s = 0.0
+        self._reset()
+
+    def _reset(self) -> None:
+        self._session: Session | None = None
+        self._probes: OpenProbes | None = None
+        self._work_counter: WorkCounter | None = None
+        self._memory: SlowMemory | None = None
+        self._save_checkpoint: Callable[..., None] | None = None
+        self._work = Work()
+        self._loss: Any = None
+        self._updated = False
+        self._step = 0
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the open session: its threads and files stay with the process that opened them."""
+        blank = EfficiencyMonitor.__new__(EfficiencyMonitor)
+        blank._reset()
+        return {**self.__dict__, **blank.__dict__}
+
+    # -- what a training may add to its record ---------------------------------------------------------------------
+
+    def now(self) -> float:
+        """Seconds on the run's clock; 0 outside of a fit."""
+        return self._session.now() if self._session else 0.0
+
+    @contextmanager
+    def phase(self, name: Phase) -> Iterator[None]:
+        """Book the time of a block as this phase, not as the one that was open."""
+        before = self._current_phase()
+        self._enter(name)
+        try:
+            yield
+        finally:
+            self._enter(before)
+
+    @guarded("marks")
+    def mark(
+        self,
+        kind: str,
+        *,
+        start_s: float | None = None,
+        end_s: float | None = None,
+        note: Mapping[str, object] | None = None,
+    ) -> None:
+        """Store an instant (now, if no time is given) or an interval, with a JSON-able note; reads the sensors."""
+        if self._session:
+            self._session.sample()
+            self._session.recorder.mark(kind, self.now() if start_s is None else start_s, end_s, note)
+
+    # -- Lightning's hooks -----------------------------------------------------------------------------------------
+
+    @guarded("opening the record")
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Open the record: sensors, files, threads."""
+        place = Place(rank=trainer.global_rank, local_rank=trainer.local_rank, world_size=trainer.world_size)
+        device = trainer.strategy.root_device
+        peak, peak_note = find_peak(self._peak, device, trainer.precision, place.world_size)
+        self._probes = open_probes(place, gpu_wish(self._gpus, device))
+        session = Session(
+            self.runs_dir,
+            self._facts,
+            place=place,
+            probes=self._probes.probes,
+            guard=self._guard,
+            name=self._name,
+            peak=peak,
+            phases_known=device.type == "cpu",
+        )
+        session.notes.update(self._probes.notes | peak_note)
+        if device.type != "cpu":
+            session.notes["phases"] = (
+                f"forward, backward and optimizer run asynchronously on {device.type}: not timed yet"
+            )
+        self._work_counter = WorkCounter(
+            pl_module,
+            notes=session.notes,
+            guard=self._guard,
+            tokens=self._tokens,
+            samples=self._samples,
+            model_flops=self._model_flops,
+        )
+        self._memory = SlowMemory(device)
+        self._session, self.run_dir = session, session.run_dir
+        self._step, self._fit_start_s = trainer.global_step, session.now()
+        self._wrap_checkpoint(trainer)
+
+    @guarded("recording")
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """From here to the first batch is data wait."""
+        self._enter("data")
+
+    @guarded("recording")
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """The batch is here: forward."""
+        if self._session and self._work_counter:
+            self._session.recorder.enter("forward")
+            self._work_counter.begin(batch)
+
+    @guarded("recording")
+    def on_before_backward(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: torch.Tensor
+    ) -> None:
+        """Backward."""
+        self._enter("backward")
+
+    @guarded("recording")
+    def on_after_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Between backward and optimizer: whatever the strategy does there."""
+        self._enter("other")
+        if pl_module.automatic_optimization:
+            self._end_count()
+
+    @guarded("recording")
+    def on_before_optimizer_step(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        """Optimizer."""
+        self._enter("optimizer")
+        self._updated = True
+
+    @guarded("recording")
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """The microbatch is done, and the step if the optimizer ran."""
+        if self._session is None or self._work_counter is None:
+            return
+        self._end_count()
+        self._work_counter.add_to(self._work)
+        loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
+        if isinstance(
+            loss, torch.Tensor
+        ):  # Lightning divides by the number of microbatches, so their sum is the mean
+            self._loss = loss.detach() if self._loss is None else self._loss + loss.detach()
+        if self._updated:
+            self._end_step(trainer)
+        else:
+            self._session.recorder.enter("data")
+
+    @guarded("recording")
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Validation, the sanity check included."""
+        self._enter("validation")
+
+    @guarded("recording")
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Back to waiting for the next batch."""
+        self._enter(None if trainer.sanity_checking else "data")
+
+    @guarded("recording")
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """What follows until the next epoch is no step's."""
+        self._enter(None)
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Close the record."""
+        self._guard.call("closing the record", self._close, trainer, "finished")
+
+    def on_exception(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        """Close the record; nothing raised here may replace the user's own exception."""
+        self._guard.call("closing the record", self._close, trainer, "interrupted")
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Close the record if nothing else did."""
+        self._guard.call("closing the record", self._close, trainer, "finished")
+
+    # -- inside ----------------------------------------------------------------------------------------------------
+
+    def _current_phase(self) -> Phase | None:
+        return self._session.recorder.phase if self._session else None
+
+    @guarded("recording")
+    def _enter(self, phase: Phase | None) -> None:
+        if phase is not None and phase not in STEP_PHASES + RUN_PHASES:
+            raise InvalidValueError(f"There is no phase {phase!r}.")
+        if self._session:
+            self._session.recorder.enter(phase)
+
+    def _end_count(self) -> None:
+        if self._work_counter and self._session:
+            self._work_counter.end_count()
+            self._session.flops_source = self._facts.flops_formula or self._work_counter.flops_source
+
+    def _end_step(self, trainer: pl.Trainer) -> None:
+        assert self._session is not None
+        assert self._memory is not None
+        self._step += 1
+        self._session.recorder.end_step(
+            self._step,
+            self._work,
+            loss=scalar_of(self._loss),
+            memory=self._memory.read(),
+            metrics=logged_numbers(trainer, self._step),
+        )
+        self._work, self._loss, self._updated = Work(), None, False
+
+    def _wrap_checkpoint(self, trainer: pl.Trainer) -> None:
+        """Time `trainer.save_checkpoint`: Lightning has a hook before the file is written and none after."""
+        original = self._save_checkpoint = trainer.save_checkpoint
+
+        def save_checkpoint(*args: Any, **kwargs: Any) -> None:
+            with self.phase("checkpoint"):
+                original(*args, **kwargs)
+
+        trainer.save_checkpoint = save_checkpoint  # type: ignore[method-assign]
+
+    def _close(self, trainer: pl.Trainer, status: str) -> None:
+        session, probes, counter, wrapped = (
+            self._session,
+            self._probes,
+            self._work_counter,
+            self._save_checkpoint,
+        )
+        self._reset()
+        if wrapped is not None:
+            trainer.__dict__.pop("save_checkpoint", None)
+        if counter:
+            counter.end_count()
+        if session:
+            self._store(session, status)
+        if probes:
+            probes.close()
+        if session and self._summary and trainer.is_global_zero and sys.stdout.isatty():
+            _print_summary(session.run_dir)
+
+    def _store(self, session: Session, status: str) -> None:
+        session.recorder.enter(None)
+        session.recorder.mark("fit", self._fit_start_s, session.now())
+        session.close(status)
+
+
+def _print_summary(run_dir: Path) -> None:
+    from profiler.report.terminal import print_run  # only now: a training needs no reports
+
+    print_run(run_dir)
+
+
+def _checked_gpus(gpus: GpuChoice) -> GpuChoice:
+    if isinstance(gpus, str) and gpus not in ("auto", "visible"):
+        raise InvalidValueError(
+            f"gpus={gpus!r} is none of 'auto', 'visible', or a list of positions or UUIDs, as [0, 1]."
+        )
+    return gpus
+
+
+def _checked_peak(peak: float | Literal["measure"] | None) -> float | Literal["measure"] | None:
+    if peak is None or peak == "measure":
+        return peak
+    if isinstance(peak, str) or not peak > 0.0:
+        raise InvalidValueError(f"peak_flops_per_s={peak!r} is no number of FLOP/s above 0, nor 'measure'.")
+    return peak

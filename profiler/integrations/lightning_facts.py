@@ -1,0 +1,115 @@
+"""What Lightning and torch know of a run: its devices, their peak, memory, and logged metrics."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any, Literal
+
+import lightning.pytorch as pl
+import psutil
+import torch
+
+from profiler.hardware import DType, peak_flops_per_s
+from profiler.measure.peak import Peak, measure_peak
+from profiler.measure.probes import GpuWish
+from profiler.measure.ranks import GpuChoice
+from profiler.measure.recorder import Memory
+
+MEMORY_PERIOD_S = 1.0
+
+_TORCH_DTYPE: dict[DType, torch.dtype] = {
+    "fp32": torch.float32,
+    "tf32": torch.float32,
+    "fp16": torch.float16,
+    "bf16": torch.bfloat16,
+}
+
+
+def compute_dtype(precision: str | int | None, device: torch.device) -> DType | None:
+    """The dtype of matrix products under a Lightning precision; None for those without a peak of their own."""
+    text = str(precision)
+    if text.startswith("bf16"):
+        return "bf16"
+    if text.startswith("16"):
+        return "fp16"
+    if text.startswith("32"):
+        fast = device.type == "cuda" and torch.get_float32_matmul_precision() != "highest"
+        return "tf32" if fast else "fp32"
+    return None
+
+
+def find_peak(
+    wanted: float | Literal["measure"] | None,
+    device: torch.device,
+    precision: str | int | None,
+    world_size: int,
+) -> tuple[Peak | None, dict[str, str]]:
+    """The peak of all devices of a run together, or None with a note that says why."""
+    dtype = compute_dtype(precision, device)
+    if isinstance(wanted, int | float):
+        return Peak(flops_per_s=float(wanted) * world_size, dtype=str(dtype), source="given"), {}
+    if dtype is None:
+        return None, {
+            "mfu": f"no peak is kept for precision {precision!r}, so MFU is null. Pass peak_flops_per_s="
+        }
+    if wanted == "measure":
+        one = measure_peak(device, _TORCH_DTYPE[dtype])
+        return Peak(flops_per_s=one.flops_per_s * world_size, dtype=dtype, source=one.source), {}
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"this machine's {device.type}"
+    found = peak_flops_per_s(name, dtype)
+    if found is None:
+        why = f'No dense {dtype} peak is known for "{name}", so MFU is null for this run.'
+        return None, {"mfu": why + ' Pass peak_flops_per_s=, or peak_flops_per_s="measure".'}
+    return Peak(flops_per_s=found[0] * world_size, dtype=dtype, source=f"datasheet: {found[1]}"), {}
+
+
+def gpu_wish(choice: GpuChoice, device: torch.device) -> GpuWish:
+    """The GPUs to measure for a process that trains on `device`."""
+    if device.type != "cuda":
+        return GpuWish(choice=choice)
+    index = torch.cuda.current_device() if device.index is None else device.index
+    return GpuWish(choice=choice, used=(index,), torch_uuid=_torch_uuid)
+
+
+class SlowMemory:
+    """Memory of this process, read at most once a second: the allocator's statistics cost tens of microseconds."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._process = psutil.Process()
+        self._read_at_s = -math.inf
+
+    def read(self) -> Memory | None:
+        """Bytes, or None if it was read less than a second ago."""
+        now = time.monotonic()
+        if now - self._read_at_s < MEMORY_PERIOD_S:
+            return None
+        self._read_at_s = now
+        rss = int(self._process.memory_info().rss)
+        if self._device.type != "cuda":
+            return Memory(host_rss=rss)
+        return Memory(
+            allocated=torch.cuda.memory_allocated(self._device),
+            reserved=torch.cuda.memory_reserved(self._device),
+            peak=torch.cuda.max_memory_allocated(self._device),
+            peak_reserved=torch.cuda.max_memory_reserved(self._device),
+            host_rss=rss,
+        )
+
+
+def logged_numbers(trainer: pl.Trainer, step: int) -> dict[str, float]:
+    """What the module logged, at Lightning's own logging steps; values on a GPU are left there."""
+    every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]  # set by Lightning's logger connector
+    if not every or step % every:
+        return {}
+    return {name: float(value) for name, value in trainer.logged_metrics.items() if _is_here(value)}
+
+
+def _is_here(value: Any) -> bool:
+    return not isinstance(value, torch.Tensor) or (value.device.type == "cpu" and value.numel() == 1)
+
+
+def _torch_uuid(index: int) -> str | None:
+    uuid = getattr(torch.cuda.get_device_properties(index), "uuid", None)
+    return None if uuid is None else f"GPU-{uuid}"

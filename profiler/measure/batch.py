@@ -1,0 +1,71 @@
+"""How many samples and tokens a batch holds: found where that is certain, null with the reason where not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+
+TOKEN_KEYS = ("input_ids", "decoder_input_ids", "token_ids", "tokens")
+_INTEGERS = (torch.int64, torch.int32, torch.int16, torch.uint8)
+
+
+def count_samples(batch: Any) -> tuple[int | None, str]:
+    """Samples in a batch: the first dimension that all its tensors share.
+
+    Returns:
+        The count, or None, and how it was got, or why not.
+    """
+    sizes = {tensor.shape[0] for tensor in _tensors(batch) if tensor.ndim > 0}
+    if len(sizes) == 1:
+        return sizes.pop(), "first dimension of the batch's tensors"
+    if not sizes:
+        return None, "the batch holds no tensor. Pass samples= to count them"
+    return (
+        None,
+        f"the batch's tensors disagree in their first dimension ({sorted(sizes)}). Pass samples= to count them",
+    )
+
+
+def count_tokens(batch: Any, *, embeds: bool) -> tuple[int | None, str]:
+    """Tokens in a batch, padding included.
+
+    A mapping's `input_ids` (or like name) are tokens; so is the first tensor of any other batch if it is a
+    whole-number matrix and the model has an embedding to look it up in. Anything else may be something else.
+
+    Args:
+        batch: What the loader gave.
+        embeds: Whether the model has an embedding table.
+
+    Returns:
+        The count, or None, and how it was got, or why not.
+    """
+    if isinstance(batch, Mapping):
+        for key in TOKEN_KEYS:
+            if isinstance(batch.get(key), torch.Tensor):
+                return batch[key].numel(), f"elements of batch[{key!r}], padding included"
+        return None, f"the batch has none of {', '.join(TOKEN_KEYS)}. Pass tokens= to count them"
+    first = next(_tensors(batch), None)
+    if first is not None and first.ndim == 2 and first.dtype in _INTEGERS and embeds:
+        return first.numel(), "elements of the batch's first tensor, padding included"
+    return (
+        None,
+        "the batch's first tensor is no matrix of token ids for an embedding. Pass tokens= to count them",
+    )
+
+
+def has_embedding(module: torch.nn.Module) -> bool:
+    """Whether any part of a model is an embedding table."""
+    return any(isinstance(part, torch.nn.Embedding) for part in module.modules())
+
+
+def _tensors(batch: Any) -> Iterator[torch.Tensor]:
+    if isinstance(batch, torch.Tensor):
+        yield batch
+    elif isinstance(batch, Mapping):
+        for value in batch.values():
+            yield from _tensors(value)
+    elif isinstance(batch, Sequence) and not isinstance(batch, str | bytes):
+        for value in batch:
+            yield from _tensors(value)

@@ -1,0 +1,95 @@
+"""Opens the sensors that this process reads, and says of each that is missing why.
+
+GPUs through NVML; processors through RAPL where it can be read (once a node: by local rank 0), else estimated
+from this process tree's CPU time. A processor that is measured is never estimated beside it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from profiler.errors import InvalidValueError, SensorError
+from profiler.measure.ranks import GpuChoice, Place, TorchUuid, order_note, select_gpus, visible_uuids
+from profiler.measure.sensors.base import Probe
+from profiler.measure.sensors.cpu_time import CpuGauge, CpuTimeEnergy
+from profiler.measure.sensors.nvml import list_gpus, open_gpus
+from profiler.measure.sensors.rapl import POWERCAP, open_rapl
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenProbes:
+    """The sensors found, the reasons for those that were not, and how to let go of them."""
+
+    probes: tuple[Probe, ...]
+    notes: dict[str, str]
+    close: Callable[[], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GpuWish:
+    """Which GPUs to measure.
+
+    Attributes:
+        choice: `"auto"`, `"visible"`, or positions and UUIDs.
+        used: PyTorch's indices of the devices that this process trains on.
+        torch_uuid: PyTorch's word on an index.
+    """
+
+    choice: GpuChoice = "auto"
+    used: Sequence[int] = ()
+    torch_uuid: TorchUuid | None = None
+
+
+def open_probes(place: Place, wish: GpuWish, *, rapl_root: Path = POWERCAP) -> OpenProbes:
+    """Open the sensors of the wished GPUs and of the processor; never raises for one that is missing."""
+    with ExitStack() as opened:
+        gpus, notes = _open_gpus(place, wish, opened)
+        cpus = _open_cpus(place, rapl_root, notes)
+        return OpenProbes(probes=(*gpus, *cpus), notes=notes, close=opened.pop_all().close)
+
+
+def _open_gpus(place: Place, wish: GpuWish, opened: ExitStack) -> tuple[tuple[Probe, ...], dict[str, str]]:
+    try:
+        uuids, order = _wished_uuids(place, wish)
+        gpus = open_gpus(uuids)
+    except (SensorError, InvalidValueError) as refusal:
+        return (), {"gpu": str(refusal)}
+    opened.callback(gpus.close)
+    notes = {f"gpu {number}": reason for number, reason in enumerate(gpus.reasons, start=1)}
+    if not uuids:
+        notes["gpu"] = "this process trains on no NVIDIA GPU, so none is measured"
+    return gpus.probes, notes | ({"gpu order": order} if order and uuids else {})
+
+
+def _wished_uuids(place: Place, wish: GpuWish) -> tuple[tuple[str, ...], str | None]:
+    """UUIDs to measure, and a warning if indices are ambiguous. Visible GPUs are local rank 0's to measure."""
+    if wish.choice == "auto" and not wish.used:
+        return (), None
+    if wish.choice == "visible" and place.local_rank > 0:
+        return (), None
+    gpus = list_gpus()
+    uuids = [gpu.uuid for gpu in gpus]
+    mig = {gpu.uuid: gpu.mig_uuids for gpu in gpus}
+    visible = visible_uuids(os.environ.get("CUDA_VISIBLE_DEVICES"), uuids, mig)
+    everything = [*uuids, *(instance for instances in mig.values() for instance in instances)]
+    chosen = select_gpus(
+        wish.choice, visible=visible, all_uuids=everything, used=wish.used, torch_uuid=wish.torch_uuid
+    )
+    return chosen, order_note(os.environ, [gpu.name for gpu in gpus])
+
+
+def _open_cpus(place: Place, rapl_root: Path, notes: dict[str, str]) -> tuple[Probe, ...]:
+    gauge = CpuGauge()
+    counters, reasons = open_rapl(rapl_root)
+    if not any(counter.meter.component == "cpu" for counter in counters):
+        notes["cpu"] = " ".join([*reasons, "The processor's energy is estimated from CPU time instead."])
+        return (Probe(counter=CpuTimeEnergy(), gauge=gauge),)
+    if place.local_rank > 0:
+        notes["cpu"] = "the node's processors are measured by local rank 0"
+        return ()
+    notes.update({f"cpu {number}": reason for number, reason in enumerate(reasons, start=1)})
+    return tuple(Probe(counter=c, gauge=gauge if number == 0 else None) for number, c in enumerate(counters))

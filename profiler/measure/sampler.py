@@ -1,0 +1,126 @@
+"""Polls the sensors on a daemon thread and turns what they say into readings.
+
+A sensor that fails is tried again later, its loss is said once, and nothing is stored in its place: a gap is a
+gap. When a round of polling takes long, the pause after it grows, so that polling never takes more than a
+twentieth of the time.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from profiler.errors import SensorError
+from profiler.measure.guard import Guard
+from profiler.measure.sensors.base import GaugeReading, Meter, Probe
+from profiler.records import Reading
+
+SAMPLING_PERIOD_S = 0.1
+MAX_SHARE = 0.05
+RETRY_LOST_S = 5.0
+_NOTHING = GaugeReading()
+T = TypeVar("T")
+
+
+class Sampler:
+    """Reads every probe at 10 Hz, and once more whenever asked.
+
+    Args:
+        probes: The sensors, one probe a device.
+        clock: Seconds on the run's clock.
+        emit: Takes each reading; called from the sampler's thread and from `sample`'s caller.
+        on_lost: Called with the device and the reason when a sensor first fails, or fails again after it came back.
+        guard: Keeps a fault of ours on the sampler's thread from being lost in silence.
+        period_s: Seconds between rounds.
+    """
+
+    def __init__(
+        self,
+        probes: Sequence[Probe],
+        *,
+        clock: Callable[[], float],
+        emit: Callable[[Reading], None],
+        on_lost: Callable[[str, str], None],
+        guard: Guard,
+        period_s: float = SAMPLING_PERIOD_S,
+    ) -> None:
+        self._probes = tuple(probes)
+        self._clock = clock
+        self._emit = emit
+        self._on_lost = on_lost
+        self._period_s = period_s
+        self._retry_at_s: dict[str, float] = {}
+        self._round = threading.Lock()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=guard.call, args=("sampling", self._run), daemon=True)
+
+    def start(self) -> None:
+        """Take a first reading, then go on in the background."""
+        self.sample()
+        self._thread.start()
+
+    def stop(self, timeout_s: float = 1.0) -> None:
+        """Take a last reading and end the thread; a driver call that hangs is left behind after `timeout_s`."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout=timeout_s)
+        if not self._thread.is_alive():
+            self.sample()
+
+    def sample(self) -> None:
+        """Read every probe once."""
+        with self._round:
+            for probe in self._probes:
+                self._read(probe)
+
+    def _run(self) -> None:
+        pause = self._period_s
+        while not self._stop.wait(pause):
+            start = self._clock()
+            self.sample()
+            took = self._clock() - start
+            pause = max(self._period_s - took, took / MAX_SHARE - took)
+
+    def _read(self, probe: Probe) -> None:
+        meter, before_s = probe.counter.meter, self._clock()
+        energy_j = self._ask(meter.device, probe.counter.read)
+        time_s = (before_s + self._clock()) / 2.0
+        gauge = self._ask(f"{meter.device} gauge", probe.gauge.read) if probe.gauge else None
+        if energy_j is not None or gauge is not None:
+            self._emit(_reading(meter, time_s, energy_j, gauge or _NOTHING))
+
+    def _ask(self, sensor: str, read: Callable[[], T]) -> T | None:
+        now = self._clock()
+        if now < self._retry_at_s.get(sensor, now):
+            return None
+        try:
+            value = read()
+        except SensorError as error:
+            if sensor not in self._retry_at_s:
+                self._on_lost(sensor, str(error))
+            self._retry_at_s[sensor] = now + RETRY_LOST_S
+            return None
+        self._retry_at_s.pop(sensor, None)
+        return value
+
+
+def _reading(meter: Meter, time_s: float, energy_j: float | None, gauge: GaugeReading) -> Reading:
+    return Reading(
+        time_s=time_s,
+        component=meter.component,
+        device=meter.device,
+        source=meter.source,
+        energy_j=energy_j,
+        power_w=gauge.power_w,
+        average_power_w=gauge.average_power_w,
+        utilization=gauge.utilization,
+        sm_activity=gauge.sm_activity,
+        tensor_activity=gauge.tensor_activity,
+        dram_activity=gauge.dram_activity,
+        memory_used_bytes=gauge.memory_used_bytes,
+        temperature_c=gauge.temperature_c,
+        sm_clock_hz=gauge.sm_clock_hz,
+        power_limit_w=gauge.power_limit_w,
+        throttle_reasons=gauge.throttle_reasons,
+    )

@@ -1,0 +1,1 @@
+"""Sensors behind two seams: an energy counter and a gauge."""

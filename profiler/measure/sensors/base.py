@@ -1,0 +1,95 @@
+"""The two seams that every sensor fits: a cumulative energy counter, and a gauge of everything else.
+
+A sensor is asked, it never calls. It may be slow, vanish or fail: it then raises `SensorError`, and the
+sampler records the reason. Nothing here knows about runs, steps or files.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from profiler.records import Component, Source
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Meter:
+    """What an energy counter measures, and how well.
+
+    Attributes:
+        component: Which part of the machine the joules belong to.
+        device: A UUID where the hardware has one, else a name that is unique on the host.
+        name: The product's name, for people.
+        source: `counter` (read from hardware), `integrated` (from sampled power) or `estimated`.
+        update_period_s: Seconds between two changes of the counter; None when it follows continuously.
+        relative_uncertainty: Half-width of the error of the gain, as a fraction. It does not average out.
+        uncertainty_source: Where that fraction comes from.
+        power_max_w: The most that this part can draw, if known.
+        joules_per_cpu_s: For CPU-time estimates only: joules booked per CPU second.
+        notes: What a reader of the number must know (scope, assumption).
+    """
+
+    component: Component
+    device: str
+    name: str
+    source: Source
+    update_period_s: float | None
+    relative_uncertainty: float
+    uncertainty_source: str
+    power_max_w: float | None = None
+    joules_per_cpu_s: float | None = None
+    notes: tuple[str, ...] = ()
+
+
+class EnergyCounter(Protocol):
+    """Joules since some fixed moment, never falling except when the hardware resets."""
+
+    @property
+    def meter(self) -> Meter:
+        """What is measured; constant for the life of the counter."""
+        ...
+
+    def read(self) -> float:
+        """Cumulative energy in joules.
+
+        Raises:
+            SensorError: The hardware refused, with its reason.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GaugeReading:
+    """Momentary values of one device; what it does not offer is None. Units as in `records.Reading`."""
+
+    power_w: float | None = None
+    average_power_w: float | None = None
+    utilization: float | None = None
+    sm_activity: float | None = None
+    tensor_activity: float | None = None
+    dram_activity: float | None = None
+    memory_used_bytes: int | None = None
+    temperature_c: float | None = None
+    sm_clock_hz: float | None = None
+    power_limit_w: float | None = None
+    throttle_reasons: int | None = None
+
+
+class Gauge(Protocol):
+    """Momentary values of one device."""
+
+    def read(self) -> GaugeReading:
+        """Read all that the device offers.
+
+        Raises:
+            SensorError: The device did not answer at all.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Probe:
+    """The sensors of one device: polled together, stored as one row."""
+
+    counter: EnergyCounter
+    gauge: Gauge | None = None

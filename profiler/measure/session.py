@@ -1,0 +1,239 @@
+"""One process's recording of one attempt of a run: sensors, recorder and writer, opened and closed together.
+
+Everything that is stored about the run beside its rows is gathered here: the manifest (by global rank 0) and
+this process's file. Both are rewritten at every flush, which is the run's heartbeat.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import socket
+import time
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from profiler.measure.guard import Guard
+from profiler.measure.peak import Peak
+from profiler.measure.ranks import Place
+from profiler.measure.recorder import Recorder
+from profiler.measure.sampler import Sampler
+from profiler.measure.sensors.base import Probe
+from profiler.records import Row
+from profiler.store.folder import check_run_name, new_run_id, writable_runs_dir
+from profiler.store.manifest import MANIFEST_NAME, PROCESS_NAME, Manifest, ProcessFile, write_json
+from profiler.store.writer import PartWriter
+
+KEPT_ENVIRONMENT = (
+    "CUDA_VISIBLE_DEVICES",
+    "MKL_NUM_THREADS",
+    "OMP_NUM_THREADS",
+    "OMP_WAIT_POLICY",
+    "PYTORCH_CUDA_ALLOC_CONF",
+    "SLURM_JOB_ID",
+    "SLURM_NNODES",
+    "SLURM_NTASKS",
+    "WORLD_SIZE",
+)
+"""The only environment variables that are stored: others may hold secrets."""
+
+_PACKAGES = ("joulescale", "torch", "lightning", "polars", "nvidia-ml-py", "codecarbon")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunFacts:
+    """What is known of a run before it starts; fields as in `store.manifest.Manifest`."""
+
+    workload: str | None = None
+    preset: str | None = None
+    seed: int | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    identity: Mapping[str, Any] = field(default_factory=dict)
+    data: Mapping[str, Any] = field(default_factory=dict)
+    params: int | None = None
+    flops_formula: str | None = None
+    carbon: Mapping[str, Any] = field(default_factory=dict)
+    notes: Mapping[str, str] = field(default_factory=dict)
+
+
+class Session:
+    """Opens on construction: makes the run's folder, starts sampling and writing.
+
+    Args:
+        runs_dir: The runs folder; made if need be.
+        facts: What is known of the run.
+        place: Rank, local rank and world size of this process.
+        probes: The sensors that this process reads.
+        guard: Switches off what fails.
+        name: The run's name; None makes one.
+        peak: What the run's devices can do at most, together.
+        phases_known: As for `Recorder`.
+        clock: Monotonic seconds from any origin.
+
+    Raises:
+        RunsFolderError: The folder cannot be written to.
+        InvalidValueError: The name is no folder's name.
+    """
+
+    def __init__(
+        self,
+        runs_dir: Path,
+        facts: RunFacts,
+        *,
+        place: Place,
+        probes: Sequence[Probe],
+        guard: Guard,
+        name: str | None = None,
+        peak: Peak | None = None,
+        phases_known: bool = True,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.guard = guard
+        self.notes: dict[str, str] = dict(facts.notes)
+        self.flops_source: str | None = facts.flops_formula
+        self._place, self._probes, self._facts, self._peak = place, tuple(probes), facts, peak
+        self._clock, self._origin_s, self._wall_unix_s = clock, clock(), time.time()
+        self._created_at, self._status = _utc_now(), "running"
+        run_id = check_run_name(name) if name else _shared_run_id(place) or new_run_id(facts.workload)
+        self.run_dir = writable_runs_dir(runs_dir) / run_id
+        self._attempt = _attempt(self.run_dir, place)
+        self._folder = (
+            self.run_dir / f"attempt-{self._attempt}" / f"{socket.gethostname()}-{place.rank}-{os.getpid()}"
+        )
+        self._folder.mkdir(parents=True)
+        self._hardware, self._software = _hardware(self._probes), _software()
+        self._writer = PartWriter(self._folder, on_flush=self._beat, on_error=self._disk_failed)
+        self.recorder = Recorder(self.emit, clock=self.now, rank=place.rank, phases_known=phases_known)
+        self._sampler = Sampler(
+            self._probes, clock=self.now, emit=self.emit, on_lost=self._sensor_lost, guard=guard
+        )
+        self._beat()
+        self._writer.start()
+        self._sampler.start()
+
+    def now(self) -> float:
+        """Seconds on the run's clock: monotonic, 0 when the session opened."""
+        return self._clock() - self._origin_s
+
+    def emit(self, row: Row) -> None:
+        """Store a row."""
+        self._writer.append(row)
+
+    def sample(self) -> None:
+        """Read the sensors now, beside the sampler's own rhythm: at the edge of a window that matters."""
+        self._sampler.sample()
+
+    def close(self, status: str) -> None:
+        """Stop sampling, store everything, and say how the run ended (finished or interrupted)."""
+        self._sampler.stop()
+        self.recorder.flush()
+        self._status = status
+        self._writer.close()
+
+    def _beat(self) -> None:
+        write_json(self._folder / PROCESS_NAME, self._process_file())
+        if self._place.rank == 0:
+            write_json(self.run_dir / MANIFEST_NAME, self._manifest())
+
+    def _sensor_lost(self, device: str, reason: str) -> None:
+        self.notes[f"sensor {device}"] = reason
+        self.recorder.mark("sensor_lost", self.now(), note={"device": device, "reason": reason})
+
+    def _disk_failed(self, error: OSError) -> None:
+        self.guard.warn("storing", f"{error.strerror or error}: rows are kept in memory and tried again")
+
+    def _process_file(self) -> ProcessFile:
+        return ProcessFile(
+            host=socket.gethostname(),
+            rank=self._place.rank,
+            local_rank=self._place.local_rank,
+            world_size=self._place.world_size,
+            pid=os.getpid(),
+            attempt=self._attempt,
+            clock={"wall_unix_s": self._wall_unix_s, "monotonic_s": self._origin_s},
+            meters=tuple(asdict(probe.counter.meter) for probe in self._probes),
+            notes={**self.notes, **self.guard.reasons},
+        )
+
+    def _manifest(self) -> Manifest:
+        facts, now = self._facts, _utc_now()
+        manifest = Manifest(
+            run_id=self.run_dir.name,
+            workload=facts.workload,
+            preset=facts.preset,
+            seed=facts.seed,
+            status=self._status,
+            created_at=self._created_at,
+            heartbeat=now,
+            ended_at=None if self._status == "running" else now,
+            attempt=self._attempt,
+            settings=facts.settings,
+            identity=facts.identity,
+            data=facts.data,
+            params=facts.params,
+            world_size=self._place.world_size,
+            flops_source=self.flops_source,
+            carbon=facts.carbon,
+            hardware=self._hardware,
+            software=self._software,
+            environment={key: os.environ[key] for key in KEPT_ENVIRONMENT if key in os.environ},
+            notes={**self.notes, **self.guard.reasons},
+        )
+        if self._peak is None:
+            return manifest
+        peak = self._peak
+        return replace(
+            manifest, peak_flops_per_s=peak.flops_per_s, peak_dtype=peak.dtype, peak_source=peak.source
+        )
+
+
+def _utc_now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def _hardware(probes: Sequence[Probe]) -> dict[str, Any]:
+    meters = [probe.counter.meter for probe in probes]
+    return {
+        "host": socket.gethostname(),
+        "cpu": next(
+            (m.name for m in meters if m.component == "cpu"), platform.processor() or platform.machine()
+        ),
+        "hardware_threads": os.cpu_count(),
+        "memory_bytes": psutil.virtual_memory().total,
+        "gpus": [{"uuid": m.device, "name": m.name} for m in meters if m.component in ("gpu", "module")],
+    }
+
+
+def _software() -> dict[str, str]:
+    found = {"python": platform.python_version(), "platform": platform.platform()}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _shared_run_id(place: Place) -> str | None:
+    """A name that all ranks of one job make alike without talking to each other; None for a single process."""
+    if place.world_size == 1:
+        return None
+    keys = ("SLURM_JOB_ID", "SLURM_STEP_ID", "TORCHELASTIC_RUN_ID", "MASTER_ADDR", "MASTER_PORT")
+    words = [os.environ.get(key, "") for key in keys]
+    return f"job-{zlib.crc32('/'.join(words).encode()):08x}"
+
+
+def _attempt(run_dir: Path, place: Place) -> int:
+    """Which start of the run this is: the launcher's count of restarts for many ranks, else the next free number."""
+    if place.world_size > 1:
+        return 1 + int(
+            os.environ.get("TORCHELASTIC_RESTART_COUNT") or os.environ.get("SLURM_RESTART_COUNT") or 0
+        )
+    return 1 + len(list(run_dir.glob("attempt-*")))

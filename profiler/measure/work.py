@@ -1,0 +1,108 @@
+"""How much work a microbatch is: samples, tokens and model FLOPs, each found out, given, or null with its reason."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, MutableMapping
+from typing import Any
+
+import torch
+
+from profiler.measure.batch import count_samples, count_tokens, has_embedding
+from profiler.measure.flops import FlopCount, uncountable
+from profiler.measure.guard import Guard
+from profiler.measure.recorder import Work
+
+FLOPS_COUNTED = (
+    "counted on the first microbatch, scaled by its {basis}; causal attention in full, no element-wise work"
+)
+
+
+class WorkCounter:
+    """Counts the work of each microbatch of one model.
+
+    Args:
+        module: The model that is trained.
+        notes: Takes a sentence for each quantity: how it was got, or why it is unknown.
+        guard: Switches off what fails; a function given by the user may fail too.
+        tokens: Tokens in a batch, if the user knows better.
+        samples: Samples in a batch, likewise.
+        model_flops: FLOPs of a batch's forward and backward pass, likewise.
+    """
+
+    def __init__(
+        self,
+        module: torch.nn.Module,
+        *,
+        notes: MutableMapping[str, str],
+        guard: Guard,
+        tokens: Callable[[Any], int] | None = None,
+        samples: Callable[[Any], int] | None = None,
+        model_flops: Callable[[Any], float] | None = None,
+    ) -> None:
+        self._notes, self._guard = notes, guard
+        self._given = {"tokens": tokens, "samples": samples, "model_flops": model_flops}
+        self._embeds = has_embedding(module)
+        self._why_not = None if model_flops else uncountable(module)
+        self._count: FlopCount | None = None if model_flops or self._why_not else FlopCount()
+        self._flops_per_unit: tuple[str, float] | None = None
+        self._samples: int | None = None
+        self._tokens: int | None = None
+        self._given_flops: float | None = None
+        if self._why_not:
+            notes["model_flops"] = self._why_not
+
+    @property
+    def flops_source(self) -> str | None:
+        """How model FLOPs were got; None while they are unknown."""
+        if self._given["model_flops"]:
+            return "given"
+        return FLOPS_COUNTED.format(basis=self._flops_per_unit[0]) if self._flops_per_unit else None
+
+    def begin(self, batch: Any) -> None:
+        """Look at a microbatch before its forward pass, and count FLOPs if they never were."""
+        self._samples = self._number("samples", batch, lambda: count_samples(batch))
+        self._tokens = self._number("tokens", batch, lambda: count_tokens(batch, embeds=self._embeds))
+        if self._given["model_flops"]:
+            self._given_flops = self._guard.call("model_flops", self._given["model_flops"], batch)
+        elif self._count and self._basis():
+            self._guard.call("model_flops", self._count.start)
+
+    def end_count(self) -> None:
+        """Stop counting FLOPs: the backward pass is done."""
+        if self._count is None:
+            return
+        count, self._count = self._count, None
+        count.stop()
+        basis = self._basis()
+        if count.failed or not count.flops or not basis:
+            self._notes["model_flops"] = (
+                count.failed or "no operator with a known FLOP formula ran. Pass model_flops="
+            )
+        else:
+            self._flops_per_unit = (basis[0], count.flops / basis[1])
+
+    def add_to(self, work: Work) -> None:
+        """Add the microbatch that began last to a step's work."""
+        work.add(self._samples, self._tokens, self._flops())
+
+    def _flops(self) -> float | None:
+        basis = self._basis()
+        if self._given["model_flops"]:
+            return self._given_flops
+        return self._flops_per_unit[1] * basis[1] if self._flops_per_unit and basis else None
+
+    def _basis(self) -> tuple[str, int] | None:
+        """What FLOPs are proportional to: tokens, else samples. Neither known: the next batch may differ."""
+        if self._tokens:
+            return "tokens", self._tokens
+        return ("samples", self._samples) if self._samples else None
+
+    def _number(self, what: str, batch: Any, find: Callable[[], tuple[int | None, str]]) -> int | None:
+        given = self._given[what]
+        if given is not None:
+            return self._guard.call(what, lambda: int(given(batch)))
+        found = self._guard.call(what, find)
+        if found is None:
+            return None
+        self._notes[what] = found[1]
+        return found[0]

@@ -1,0 +1,1 @@
+"""Pure functions from stored records to what they mean."""

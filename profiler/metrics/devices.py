@@ -1,0 +1,109 @@
+"""The energy of a run by device: every process's meters, each over its own fit, joined and never mixed by source."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+
+from profiler.metrics.energy import EnergyCurve
+from profiler.store.runs import StoredProcess
+
+Windows = Sequence[tuple[float, float]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceCurve:
+    """One meter of one process, with the energy curve that its readings make."""
+
+    process: StoredProcess
+    meter: Mapping[str, Any]
+    curve: EnergyCurve
+
+    @property
+    def estimated(self) -> bool:
+        """Whether its joules are an estimate; they are then never added to measured ones."""
+        return bool(self.meter["source"] == "estimated")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Total:
+    """A sum of energies of one kind. Half-widths are added: the gains of like devices may err alike."""
+
+    energy_j: float
+    plus_minus_j: float
+
+
+def device_curves(processes: Sequence[StoredProcess]) -> list[DeviceCurve]:
+    """The curve of every meter of every process, including those whose counter never moved.
+
+    A device that several processes of one attempt read is taken from the first; an estimate from CPU time is each
+    process's own.
+    """
+    seen: set[tuple[int, str, str]] = set()
+    curves = []
+    for process in processes:
+        for meter in process.facts.meters:
+            key = (process.facts.attempt, process.facts.host, meter["device"])
+            if meter["source"] == "estimated" or key not in seen:
+                seen.add(key)
+                curve = EnergyCurve(_readings_of(process, meter), meter)
+                curves.append(DeviceCurve(process=process, meter=meter, curve=curve))
+    return curves
+
+
+def fit_window(process: StoredProcess) -> tuple[float, float] | None:
+    """First and last second of a process's fit: its mark, or, if it was killed, what its rows span."""
+    marks = process.marks.filter(pl.col("kind") == "fit").drop_nulls("end_s")
+    if len(marks):
+        return float(marks["start_s"][0]), float(marks["end_s"][-1])
+    ends = process.steps.select(
+        pl.col("start_s").min(), (pl.col("start_s") + pl.col("duration_s")).max().alias("end")
+    )
+    if len(process.steps):
+        return float(ends["start_s"][0]), float(ends["end"][0])
+    times = process.readings["time_s"].drop_nulls()
+    return (float(times.min()), float(times.max())) if len(times) > 1 else None  # type: ignore[arg-type]
+
+
+def fit_windows(process: StoredProcess) -> Windows:
+    """The fit of a process as the only window; none if nothing was recorded."""
+    window = fit_window(process)
+    return [window] if window else []
+
+
+def windows_on(windows: Windows, origin: StoredProcess) -> Callable[[StoredProcess], Windows]:
+    """Windows given on one process's clock, for every process of its attempt, by their clocks' anchors."""
+
+    def on(process: StoredProcess) -> Windows:
+        if process.facts.attempt != origin.facts.attempt:
+            return []
+        shift_s = origin.facts.clock["wall_unix_s"] - process.facts.clock["wall_unix_s"]
+        shift_s = 0.0 if process is origin else shift_s
+        return [(start + shift_s, end + shift_s) for start, end in windows]
+
+    return on
+
+
+def total(
+    curves: Sequence[DeviceCurve], windows: Callable[[StoredProcess], Windows], *, estimated: bool
+) -> Total | None:
+    """Energy of all measured, or of all estimated, devices over the windows of their processes.
+
+    Returns:
+        None if there is no such device, or if one of them has no energy: a sum with a hole is no sum.
+    """
+    asked = [(c, windows(c.process)) for c in curves if c.estimated == estimated]
+    energies = [c.curve.windows(w) for c, w in asked if w]
+    known = [e for e in energies if e is not None]
+    if not known or len(known) < len(energies):
+        return None
+    return Total(energy_j=sum(e.energy_j for e in known), plus_minus_j=sum(e.plus_minus_j for e in known))
+
+
+def _readings_of(process: StoredProcess, meter: Mapping[str, Any]) -> pl.DataFrame:
+    return process.readings.filter(
+        (pl.col("device") == meter["device"]) & (pl.col("component") == meter["component"])
+    )

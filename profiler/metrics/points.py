@@ -1,0 +1,184 @@
+"""Points of efficiency against scale: one row for each model size and token budget that was trained.
+
+A workload marks the end of each cool-down branch as a `budget` with its windows: the trunk up to there and the
+branch's own cool-down. Its joules are those of these windows. A run without such marks is one point: its whole fit
+against its last training loss.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import polars as pl
+
+from profiler.metrics.carbon import CarbonFactors, carbon, factors_of
+from profiler.metrics.devices import (
+    DeviceCurve,
+    Total,
+    Windows,
+    device_curves,
+    fit_windows,
+    total,
+    windows_on,
+)
+from profiler.metrics.efficiency import mfu_of
+from profiler.metrics.summary import summarize
+from profiler.store.runs import StoredProcess, StoredRun
+
+POINT_SCHEMA = pl.Schema(
+    {
+        "run_id": pl.String,
+        "workload": pl.String,
+        "preset": pl.String,
+        "seed": pl.Int64,
+        "params": pl.Int64,
+        "budget_tokens": pl.Int64,
+        "tokens": pl.Int64,
+        "model_flops": pl.Float64,
+        "loss": pl.Float64,
+        "loss_plus_minus": pl.Float64,
+        "energy_j": pl.Float64,
+        "energy_plus_minus_j": pl.Float64,
+        "energy_source": pl.String,
+        "duration_s": pl.Float64,
+        "energy_per_token_j": pl.Float64,
+        "energy_per_token_plus_minus_j": pl.Float64,
+        "tokens_per_j": pl.Float64,
+        "tokens_per_j_plus_minus": pl.Float64,
+        "flops_per_s": pl.Float64,
+        "mfu": pl.Float64,
+        "memory_bytes": pl.Int64,
+        "emissions_g": pl.Float64,
+        "emissions_low_g": pl.Float64,
+        "emissions_high_g": pl.Float64,
+        "data_sha256": pl.String,
+    }
+)
+
+
+def scale_points(runs: Sequence[StoredRun], factors: CarbonFactors | None = None) -> pl.DataFrame:
+    """All points of the given runs, by parameters, then tokens. Runs with no training step give none.
+
+    Memory is the peak that the allocator reserved on one GPU, or, on CPUs, the peak resident memory of the process.
+    """
+    rows = [row for run in runs for row in _points_of(run, factors)]
+    return pl.DataFrame(rows, schema=POINT_SCHEMA).sort("params", "tokens", "seed", nulls_last=True)
+
+
+def _points_of(run: StoredRun, factors: CarbonFactors | None) -> list[dict[str, Any]]:
+    leaders = [p for p in run.processes if p.facts.rank == 0]
+    curves = device_curves(run.processes)
+    budgets = [
+        (p, json.loads(note)) for p in leaders for note in p.marks.filter(pl.col("kind") == "budget")["note"]
+    ]
+    if budgets:
+        return [_branch_point(run, process, note, curves, factors) for process, note in budgets]
+    return [_whole_run_point(run, curves, factors)] if any(len(p.steps) for p in leaders) else []
+
+
+def _branch_point(
+    run: StoredRun,
+    process: StoredProcess,
+    note: Mapping[str, Any],
+    curves: Sequence[DeviceCurve],
+    factors: CarbonFactors | None,
+) -> dict[str, Any]:
+    windows: Windows = [(float(start), float(end)) for start, end in note["windows"]]
+    energy, source = _energy(curves, process, windows)
+    duration_s = sum(end - start for start, end in windows)
+    point = {
+        "params": note["params"],
+        "budget_tokens": note["budget_tokens"],
+        "tokens": note["tokens"],
+        "model_flops": note.get("model_flops"),
+        "loss": note.get("loss"),
+        "loss_plus_minus": note.get("loss_plus_minus"),
+        "duration_s": duration_s,
+    }
+    return _complete(run, point, energy, source, factors)
+
+
+def _whole_run_point(
+    run: StoredRun, curves: Sequence[DeviceCurve], factors: CarbonFactors | None
+) -> dict[str, Any]:
+    summary = summarize(run, factors)
+    energy, source = _energy_of(curves, fit_windows)
+    point = {
+        "params": summary["params"],
+        "budget_tokens": summary["tokens"],
+        "tokens": summary["tokens"],
+        "model_flops": summary["efficiency"]["model_flops"],
+        "loss": summary["loss"],
+        "loss_plus_minus": None,
+        "duration_s": summary["duration_s"],
+    }
+    return _complete(run, point, energy, source, factors)
+
+
+def _energy(
+    curves: Sequence[DeviceCurve], process: StoredProcess, windows: Windows
+) -> tuple[Total | None, str | None]:
+    return _energy_of(curves, windows_on(windows, process))
+
+
+def _energy_of(curves: Sequence[DeviceCurve], windows: Any) -> tuple[Total | None, str | None]:
+    """Measured, if any sensor measured; else the estimate. Never both together."""
+    estimated = all(c.estimated for c in curves)
+    found = total(curves, windows, estimated=estimated)
+    return found, None if found is None else "estimated" if estimated else "measured"
+
+
+def _complete(
+    run: StoredRun,
+    point: dict[str, Any],
+    energy: Total | None,
+    source: str | None,
+    factors: CarbonFactors | None,
+) -> dict[str, Any]:
+    manifest = run.manifest
+    energy_j, bar = (energy.energy_j, energy.plus_minus_j) if energy else (None, None)
+    emissions = carbon(factors_of(manifest.carbon, factors), energy_j, bar)
+    flops_per_s = _ratio(point["model_flops"], point["duration_s"])
+    per_token, per_joule = _ratio(energy_j, point["tokens"]), _ratio(point["tokens"], energy_j)
+    share = _ratio(bar, energy_j)
+    return {
+        **point,
+        "run_id": run.run_id,
+        "workload": manifest.workload,
+        "preset": manifest.preset,
+        "seed": manifest.seed,
+        "energy_j": energy_j,
+        "energy_plus_minus_j": bar,
+        "energy_source": source,
+        "energy_per_token_j": per_token,
+        "energy_per_token_plus_minus_j": _product(per_token, share),
+        "tokens_per_j": per_joule,
+        "tokens_per_j_plus_minus": _product(per_joule, share),
+        "flops_per_s": flops_per_s,
+        "mfu": mfu_of(flops_per_s, manifest.peak_flops_per_s)[0],
+        "memory_bytes": _peak_memory(run),
+        "emissions_g": emissions["emissions_g"],
+        "emissions_low_g": emissions["emissions_low_g"],
+        "emissions_high_g": emissions["emissions_high_g"],
+        "data_sha256": manifest.data.get("sha256"),
+    }
+
+
+def _peak_memory(run: StoredRun) -> int | None:
+    steps = [p.steps for p in run.processes]
+    for column in ("memory_peak_reserved_bytes", "host_rss_bytes"):
+        peaks = [frame[column].max() for frame in steps]
+        known = [int(peak) for peak in peaks if peak is not None]  # type: ignore[arg-type]
+        if known:
+            return max(known)
+    return None
+
+
+def _ratio(amount: float | None, per: float | None) -> float | None:
+    return None if amount is None or not per else amount / per
+
+
+def _product(a: float | None, b: float | None) -> float | None:
+    return None if a is None or b is None else a * b

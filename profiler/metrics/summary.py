@@ -1,0 +1,191 @@
+"""One run's metrics, as `joulescale show RUN --json` prints them: every key is there, unknown is null with a note."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import polars as pl
+
+from profiler.metrics.attribution import phase_shares
+from profiler.metrics.carbon import CarbonFactors, carbon, factors_of
+from profiler.metrics.devices import DeviceCurve, Total, device_curves, fit_windows, total
+from profiler.metrics.efficiency import efficiency, step_totals, throughput
+from profiler.store.runs import StoredProcess, StoredRun
+
+_WHY_NULL: Mapping[str, str] = {
+    "workload": "not a reference workload",
+    "preset": "not a reference workload",
+    "duration_s": "nothing was recorded of the fit",
+    "energy.measured_j": "no energy sensor could be read",
+    "energy.measured_plus_minus_j": "no energy sensor could be read",
+    "energy.estimated_j": "everything that was recorded was measured",
+    "energy.estimated_plus_minus_j": "everything that was recorded was measured",
+    "efficiency.hfu": "executed FLOPs (with recomputation) are not counted yet",
+    "memory.peak_allocated_bytes": "the training ran on the CPU, which has no allocator statistics",
+    "memory.peak_reserved_bytes": "the training ran on the CPU, which has no allocator statistics",
+    "memory.peak_host_rss_bytes": "no step was long enough ago to be sampled",
+    "carbon.carbon_intensity_g_per_kwh": "no country is assumed: give --country or --carbon-intensity",
+    "carbon.embodied_g": "embodied carbon needs the device's footprint and lifetime, which are not known",
+    "carbon.water_l": "water needs the facility's WUE, which is not known",
+    "carbon.cost": "cost needs a price of energy, which is not known",
+    "phenomenon": "this workload shows no phenomenon of its own",
+}
+"""Why a key can be null, where no note of the run says it better. A dotted key."""
+
+_SAME_REASON: Mapping[str, str] = {
+    "throughput.tokens_per_s": "tokens",
+    "throughput.samples_per_s": "samples",
+    "efficiency.flops_source": "model_flops",
+    "efficiency.model_flops": "model_flops",
+    "efficiency.flops_per_s": "model_flops",
+    "efficiency.peak_flops_per_s": "mfu",
+    "efficiency.peak_source": "mfu",
+    "efficiency.mfu": "mfu",
+    "efficiency.tokens_per_j": "tokens",
+    "efficiency.energy_per_token_j": "tokens",
+    "carbon.carbon_intensity_source": "carbon.carbon_intensity_g_per_kwh",
+    "carbon.emissions_g": "carbon.carbon_intensity_g_per_kwh",
+    "carbon.emissions_low_g": "carbon.carbon_intensity_g_per_kwh",
+    "carbon.emissions_high_g": "carbon.carbon_intensity_g_per_kwh",
+}
+"""A null key whose reason is the note of another."""
+
+
+def summarize(run: StoredRun, factors: CarbonFactors | None = None) -> dict[str, Any]:
+    """All metrics of a run.
+
+    Args:
+        run: A stored run; what of it is damaged is named in `notes`.
+        factors: For emissions; None takes those stored with the run.
+
+    Returns:
+        JSON-able. Energies are of the whole fit, validation and checkpoints included. `efficiency` and `carbon` take
+        the measured energy, or, if there is no energy sensor, the estimated one: `energy.headline` says which.
+    """
+    processes = run.processes
+    curves = device_curves(processes)
+    energy = _energy(curves)
+    totals = step_totals(processes)
+    headline_j, headline_bar = energy[f"{energy['headline']}_j"], energy[f"{energy['headline']}_plus_minus_j"]
+    efficient, notes = efficiency(run.manifest, totals, headline_j)
+    summary: dict[str, Any] = {
+        "run_id": run.run_id,
+        "workload": run.manifest.workload,
+        "preset": run.manifest.preset,
+        "seed": run.manifest.seed,
+        "status": run.status,
+        "created_at": run.manifest.created_at,
+        "steps": totals.steps,
+        "tokens": totals.tokens,
+        "samples": totals.samples,
+        "duration_s": _duration(processes),
+        "loss": _last_loss(processes),
+        "params": run.manifest.params,
+        "energy": energy,
+        "phases": [asdict(share) for share in phase_shares(processes, curves)],
+        "throughput": throughput(totals),
+        "efficiency": efficient,
+        "memory": _memory(processes),
+        "carbon": carbon(factors_of(run.manifest.carbon, factors), headline_j, headline_bar),
+        "phenomenon": None,
+    }
+    stored = {**run.manifest.notes, **{k: v for p in processes for k, v in p.facts.notes.items()}, **notes}
+    summary["notes"] = _notes(summary, stored, run.damaged)
+    return summary
+
+
+def _energy(curves: Sequence[DeviceCurve]) -> dict[str, Any]:
+    measured = total(curves, fit_windows, estimated=False)
+    estimated = total(curves, fit_windows, estimated=True)
+    return {
+        "headline": "measured" if any(not c.estimated for c in curves) else "estimated",
+        **_named(measured, "measured"),
+        **_named(estimated, "estimated"),
+        "components": [_component(curve) for curve in curves],
+    }
+
+
+def _named(amount: Total | None, kind: str) -> dict[str, float | None]:
+    return {
+        f"{kind}_j": amount.energy_j if amount else None,
+        f"{kind}_plus_minus_j": amount.plus_minus_j if amount else None,
+    }
+
+
+def _component(curve: DeviceCurve) -> dict[str, Any]:
+    found = curve.curve.windows(fit_windows(curve.process))
+    return {
+        "component": curve.meter["component"],
+        "device": curve.meter["device"],
+        "name": curve.meter["name"],
+        "host": curve.process.facts.host,
+        "rank": curve.process.facts.rank,
+        "energy_j": found.energy_j if found else None,
+        "plus_minus_j": found.plus_minus_j if found else None,
+        "source": curve.meter["source"],
+        "coverage": found.coverage if found else None,
+        "uncertainty_source": curve.meter["uncertainty_source"],
+    }
+
+
+def _duration(processes: Sequence[StoredProcess]) -> float | None:
+    spans = [end - start for p in processes if p.facts.rank == 0 for start, end in fit_windows(p)]
+    return sum(spans) if spans else None
+
+
+def _last_loss(processes: Sequence[StoredProcess]) -> float | None:
+    """The last finite training loss of rank 0."""
+    frames = [
+        p.steps.select("step", "loss").filter(pl.col("loss").is_finite())
+        for p in processes
+        if p.facts.rank == 0
+    ]
+    losses = pl.concat(frames)["loss"] if frames else pl.Series([], dtype=pl.Float64)
+    return float(losses[-1]) if len(losses) else None
+
+
+def _memory(processes: Sequence[StoredProcess]) -> dict[str, int | None]:
+    """The most of any one rank, in bytes."""
+    columns = {
+        "peak_allocated_bytes": "memory_peak_bytes",
+        "peak_reserved_bytes": "memory_peak_reserved_bytes",
+        "peak_host_rss_bytes": "host_rss_bytes",
+    }
+    steps = pl.concat([p.steps for p in processes]) if processes else None
+    return {name: None if steps is None else steps[column].max() for name, column in columns.items()}  # type: ignore[misc]
+
+
+def _notes(summary: Mapping[str, Any], stored: Mapping[str, str], damaged: Sequence[str]) -> dict[str, str]:
+    notes = dict(stored)
+    for number, sentence in enumerate(damaged, start=1):
+        notes[f"damaged file {number}"] = sentence
+    for key in _null_keys(summary):
+        notes.setdefault(key, _reason(key, stored))
+    for component in summary["energy"]["components"]:
+        if component["energy_j"] is None:
+            notes[f"energy.components {component['device']}"] = (
+                "its counter was read less than twice, or never moved"
+            )
+    if any(phase["energy_j"] is None for phase in summary["phases"]):
+        notes["phases.energy_j"] = (
+            "the phase is too short, or too mixed with others, for what the counter resolves"
+        )
+    return notes
+
+
+def _null_keys(values: Mapping[str, Any], prefix: str = "") -> list[str]:
+    keys = []
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            keys += _null_keys(value, f"{prefix}{key}.")
+        elif value is None:
+            keys.append(prefix + key)
+    return keys
+
+
+def _reason(key: str, stored: Mapping[str, str]) -> str:
+    other = _SAME_REASON.get(key, key)
+    known = stored.get(other) or stored.get(key.rpartition(".")[2]) or _WHY_NULL.get(other)
+    return known or "not recorded"

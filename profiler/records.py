@@ -1,0 +1,138 @@
+"""What is stored: one frozen dataclass a table, and the Polars schema that follows from it.
+
+A record is plain data with units in its field names. Times are seconds on the recording process's
+monotonic clock, counted from the start of its attempt. `None` means "not known", never zero.
+
+Schema history
+    1   first version: steps, readings, marks
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, get_type_hints
+
+import polars as pl
+
+SCHEMA_VERSION = 1
+
+Component = Literal["gpu", "cpu", "dram", "module", "node"]
+Source = Literal["counter", "integrated", "estimated"]
+StepPhase = Literal["data", "forward", "backward", "optimizer", "other"]
+RunPhase = Literal["validation", "checkpoint"]
+Phase = StepPhase | RunPhase
+TableName = Literal["steps", "readings", "marks"]
+
+STEP_PHASES: tuple[StepPhase, ...] = ("data", "forward", "backward", "optimizer", "other")
+RUN_PHASES: tuple[RunPhase, ...] = ("validation", "checkpoint")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One optimizer update, with everything since the update before it.
+
+    `*_s` are wall seconds by phase, `*_cpu_s` the CPU seconds that this process spent in the same phase
+    (all threads; not its DataLoader workers). `samples`, `tokens` and `model_flops` count all microbatches
+    of the step on this rank. `model_flops` leaves recomputation out.
+    """
+
+    rank: int
+    step: int
+    start_s: float
+    duration_s: float
+    data_s: float | None = None
+    forward_s: float | None = None
+    backward_s: float | None = None
+    optimizer_s: float | None = None
+    other_s: float | None = None
+    data_cpu_s: float | None = None
+    forward_cpu_s: float | None = None
+    backward_cpu_s: float | None = None
+    optimizer_cpu_s: float | None = None
+    other_cpu_s: float | None = None
+    samples: int | None = None
+    tokens: int | None = None
+    model_flops: float | None = None
+    loss: float | None = None
+    memory_allocated_bytes: int | None = None
+    memory_reserved_bytes: int | None = None
+    memory_peak_bytes: int | None = None
+    memory_peak_reserved_bytes: int | None = None
+    host_rss_bytes: int | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """What the sensors of one device said at one instant.
+
+    `energy_j` is cumulative from an arbitrary origin; only differences mean anything. `power_w` is the
+    instantaneous power where the device tells it apart from an average. `utilization` is the share of time
+    in which the device did anything at all: it is not efficiency.
+    """
+
+    time_s: float
+    component: Component
+    device: str
+    source: Source
+    energy_j: float | None = None
+    power_w: float | None = None
+    average_power_w: float | None = None
+    utilization: float | None = None
+    sm_activity: float | None = None
+    tensor_activity: float | None = None
+    dram_activity: float | None = None
+    memory_used_bytes: int | None = None
+    temperature_c: float | None = None
+    sm_clock_hz: float | None = None
+    power_limit_w: float | None = None
+    throttle_reasons: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mark:
+    """An interval or an instant of the run, with a JSON note.
+
+    Kinds in use: fit, epoch, validation, checkpoint, budget, sensor_lost, note. An instant has `end_s` null.
+    """
+
+    rank: int
+    kind: str
+    start_s: float
+    end_s: float | None = None
+    note: str = "{}"
+
+
+Row = Step | Reading | Mark
+
+_METRICS = pl.List(pl.Struct({"name": pl.String, "value": pl.Float64}))
+_COLUMN_TYPES: dict[object, pl.DataType] = {
+    int: pl.Int64(),
+    float: pl.Float64(),
+    str: pl.String(),
+    int | None: pl.Int64(),
+    float | None: pl.Float64(),
+    Component: pl.String(),
+    Source: pl.String(),
+    Mapping[str, float]: _METRICS,
+}
+
+
+def _schema(record: type) -> pl.Schema:
+    """The table schema of a record class: its fields in order, counters as Int64 (an Int32 sum wraps)."""
+    return pl.Schema({name: _COLUMN_TYPES[hint] for name, hint in get_type_hints(record).items()})
+
+
+SCHEMAS: Mapping[TableName, pl.Schema] = {
+    "steps": _schema(Step),
+    "readings": _schema(Reading),
+    "marks": _schema(Mark),
+}
+
+
+def table_of(row: Row) -> TableName:
+    """The name of the table that a record belongs to."""
+    if isinstance(row, Step):
+        return "steps"
+    return "readings" if isinstance(row, Reading) else "marks"

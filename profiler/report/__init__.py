@@ -1,0 +1,1 @@
+"""Draws metrics: terminal tables, charts, files."""

@@ -1,0 +1,250 @@
+"""Charts of one run over time: power, use, memory, loss and speed."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from profiler.errors import UsageError
+from profiler.report.axes import clock_unit, label_expression, linear_ticks
+from profiler.report.drawing import DEVICE_COLOURS, load_altair, rows
+from profiler.report.quantity import format_quantity
+
+if TYPE_CHECKING:
+    import altair as alt
+
+MAX_POINTS = 600
+"""A series with more points than this is drawn as mean, least and most of so many slices of time."""
+
+_SERIES = {"series": pl.String, "source": pl.String, "time_s": pl.Float64, "value": pl.Float64}
+_WIDTH, _HEIGHT = 620, 220
+
+
+def power_chart(power: pl.DataFrame) -> alt.LayerChart:
+    """Power of every device over time. Estimated power is dashed.
+
+    Args:
+        power: The table of `profiler.metrics.timeline.power_timeline`.
+
+    Raises:
+        UsageError: No power is known, with the reason; or Altair is not installed.
+    """
+    why = "No sensor gave joules or watts. 'joulescale doctor' lists the sensors and why some are missing."
+    return _lines(_device_series(power, "power_w"), "Power (W)", "W", f"Power over time is unknown. {why}")
+
+
+def utilization_chart(power: pl.DataFrame) -> alt.LayerChart:
+    """Share of time in which each device did anything at all: not efficiency.
+
+    Args:
+        power: The table of `profiler.metrics.timeline.power_timeline`.
+
+    Raises:
+        UsageError: No utilization is known, with the reason; or Altair is not installed.
+    """
+    why = "Device utilization is unknown: only GPUs report it, and no GPU was read during this run."
+    return _lines(_device_series(power, "utilization"), "Device time in use", "fraction", why)
+
+
+def memory_chart(steps: pl.DataFrame, power: pl.DataFrame | None = None) -> alt.LayerChart:
+    """Memory over time: what PyTorch allocated, what the process holds, what the device has in use.
+
+    Args:
+        steps: The table of `profiler.metrics.timeline.step_timeline`.
+        power: The table of `profiler.metrics.timeline.power_timeline`, for the device's own view.
+
+    Raises:
+        UsageError: No memory is known, with the reason; or Altair is not installed.
+    """
+    frames = [
+        _rank_series(steps, "memory_allocated_bytes", "Allocated by PyTorch"),
+        _rank_series(steps, "host_rss_bytes", "Process (host RSS)"),
+    ]
+    if power is not None:
+        frames.append(_device_series(power, "memory_used_bytes", "In use on "))
+    why = "Memory over time is unknown: the run recorded neither device nor host memory."
+    return _lines(pl.concat(frames), "Memory", "B", why)
+
+
+def loss_chart(steps: pl.DataFrame) -> alt.LayerChart:
+    """Training loss of every step over time.
+
+    Args:
+        steps: The table of `profiler.metrics.timeline.step_timeline`.
+
+    Raises:
+        UsageError: No loss was logged; or Altair is not installed.
+    """
+    why = "Loss over time is unknown: the run did not log one. Log it as 'loss' in training_step."
+    return _lines(_rank_series(steps, "loss", "Loss"), "Loss (nats/token)", "", why, from_zero=False)
+
+
+def throughput_chart(steps: pl.DataFrame) -> alt.LayerChart:
+    """Tokens a second over time, or samples a second where tokens were not counted.
+
+    Args:
+        steps: The table of `profiler.metrics.timeline.step_timeline`.
+
+    Raises:
+        UsageError: Neither is known; or Altair is not installed.
+    """
+    tokens = _rank_series(steps, "tokens_per_s", "Tokens/s")
+    samples = _rank_series(steps, "samples_per_s", "Samples/s")
+    why = "Throughput is unknown: the run counted neither tokens nor samples."
+    if tokens.is_empty():
+        return _lines(samples, "Throughput (samples/s)", "samples/s", why)
+    return _lines(tokens, "Throughput (tokens/s)", "tokens/s", why)
+
+
+def downsample(frame: pl.DataFrame, most: int = MAX_POINTS) -> pl.DataFrame:
+    """At most `most` rows a series: mean, least and most of slices of equal time.
+
+    Args:
+        frame: Columns `series, source, time_s, value`, any order.
+        most: Rows that a series may keep.
+
+    Returns:
+        Columns `series, source, time_s, value, low, high`; a slice without a value has no row.
+    """
+    lengths = frame.group_by("series").len()
+    if lengths.is_empty() or lengths["len"].max() <= most:  # type: ignore[operator]
+        return frame.with_columns(low="value", high="value").sort("series", "time_s")
+    start, span = pl.col("time_s").min(), pl.col("time_s").max() - pl.col("time_s").min()
+    piece = ((pl.col("time_s") - start) / span * most).floor().clip(0, most - 1).over("series")
+    return (
+        frame.with_columns(piece=piece)
+        .group_by("series", "source", "piece")
+        .agg(
+            pl.col("time_s").mean(),
+            pl.col("value").mean(),
+            low=pl.col("value").min(),
+            high=pl.col("value").max(),
+        )
+        .drop("piece")
+        .sort("series", "time_s")
+    )
+
+
+def _device_series(power: pl.DataFrame, column: str, prefix: str = "") -> pl.DataFrame:
+    """One column of the devices' timeline as `series, source, time_s, value`; namesakes keep their ids."""
+    name = pl.coalesce("name", "device")
+    shared = pl.col("device").n_unique().over(name) > 1
+    label = pl.when(shared).then(pl.format("{} …{}", name, pl.col("device").str.slice(-6))).otherwise(name)
+    return _known(
+        power.select(series=pl.lit(prefix) + label, source="source", time_s="time_s", value=pl.col(column))
+    )
+
+
+def _rank_series(steps: pl.DataFrame, column: str, title: str) -> pl.DataFrame:
+    """One column of the steps' timeline as `series, source, time_s, value`, one series a rank."""
+    if steps.is_empty():
+        return pl.DataFrame(schema=_SERIES)
+    many = steps["rank"].n_unique() > 1
+    series = pl.format("{}, rank {}", pl.lit(title), pl.col("rank")) if many else pl.lit(title)
+    return _known(
+        steps.select(series=series, source=pl.lit("counter"), time_s="time_s", value=pl.col(column))
+    )
+
+
+def _known(frame: pl.DataFrame) -> pl.DataFrame:
+    return frame.with_columns(pl.col("value").cast(pl.Float64)).drop_nulls("value")
+
+
+def _lines(
+    series: pl.DataFrame, title: str, unit: str, why_unknown: str, *, from_zero: bool = True
+) -> alt.LayerChart:
+    """Lines over time, with a band from least to most where one point stands for many."""
+    if series.is_empty():
+        raise UsageError(why_unknown)
+    alt = load_altair()
+    drawn = downsample(series).with_columns(
+        text=pl.col("value").map_elements(lambda v: format_quantity(v, unit), return_dtype=pl.String),
+        time_text=pl.col("time_s").map_elements(lambda v: format_quantity(v, "s"), return_dtype=pl.String),
+        source=pl.when(pl.col("source") == "estimated")
+        .then(pl.lit("estimated"))
+        .otherwise(pl.lit("measured")),
+    )
+    base = alt.Chart(rows(drawn)).encode(_time(drawn), _colour(drawn))
+    dash = alt.StrokeDash(
+        "source:N", scale=alt.Scale(domain=["measured", "estimated"], range=[[1, 0], [5, 4]]), legend=None
+    )
+    tooltip = [
+        alt.Tooltip("series:N", title="Of"),
+        alt.Tooltip("time_text:N", title="At"),
+        alt.Tooltip("text:N", title=title),
+        alt.Tooltip("source:N", title="Got how"),
+    ]
+    band = base.mark_area(opacity=0.2, line=False).encode(
+        _height(drawn, unit, from_zero, "low"), alt.Y2("high")
+    )
+    line = base.mark_line(strokeWidth=1.8).encode(_height(drawn, unit, from_zero), dash)
+    dots = base.mark_circle(size=60, opacity=0).encode(_height(drawn, unit, from_zero), tooltip=tooltip)
+    return alt.layer(band, line, dots).properties(  # type: ignore[no-any-return]
+        width=_WIDTH, height=_HEIGHT, title=_title(drawn, title)
+    )
+
+
+def _title(drawn: pl.DataFrame, title: str) -> Any:
+    """What is drawn; beneath it the only series' name, and whether it is an estimate."""
+    alt = load_altair()
+    names = drawn["series"].unique(maintain_order=True).to_list()
+    name = names[0] if len(names) == 1 and names[0].lower() not in title.lower() else ""
+    estimated = "estimated" in drawn["source"].to_list()
+    how = "dashed: estimated, not measured" if estimated else ""
+    subtitle = ", ".join(part for part in (name, how) if part)
+    return alt.Title(title, subtitle=subtitle or alt.Undefined, anchor="start", fontSize=14, offset=10)
+
+
+def _time(drawn: pl.DataFrame) -> Any:
+    alt = load_altair()
+    end: float = drawn["time_s"].max() or 1.0  # type: ignore[assignment]
+    size, name = clock_unit(end)
+    return alt.X(
+        "time_s:Q",
+        title=f"Time since the start ({name})",
+        scale=alt.Scale(domain=[0, end], nice=False),
+        axis=alt.Axis(
+            grid=False,
+            values=[tick * size for tick in linear_ticks(0, end / size)],
+            labelExpr=f"format(datum.value / {size:.0f}, '.4~r')",
+        ),
+    )
+
+
+def _height(drawn: pl.DataFrame, unit: str, from_zero: bool, field: str = "value") -> Any:
+    alt = load_altair()
+    least, most = drawn.select(pl.col("low").min(), most=pl.col("high").max()).row(0)
+    low = 0.0 if from_zero else least - 0.05 * (most - least)
+    high = (most + 0.05 * (most - low)) or 1.0
+    size = 1024.0 ** math.floor(math.log(max(high, 1), 1024)) if unit == "B" else 1.0
+    return alt.Y(
+        f"{field}:Q",
+        title=None,
+        scale=alt.Scale(domain=[low, high], nice=False, zero=False),
+        axis=alt.Axis(
+            values=[tick * size for tick in linear_ticks(low / size, high / size)],
+            labelExpr=label_expression(unit),
+        ),
+    )
+
+
+def _colour(drawn: pl.DataFrame) -> Any:
+    alt = load_altair()
+    names = drawn["series"].unique(maintain_order=True).to_list()
+    colours = [DEVICE_COLOURS[index % len(DEVICE_COLOURS)] for index in range(len(names))]
+    legend = alt.Legend(
+        orient="bottom",
+        columns=2,
+        columnPadding=24,
+        labelLimit=300,
+        symbolType="circle",
+        symbolOpacity=1,
+        title=None,
+    )
+    return alt.Color(
+        "series:N",
+        scale=alt.Scale(domain=names, range=colours),
+        legend=legend if len(names) > 1 else None,
+    )

@@ -1,0 +1,1 @@
+"""Bytes on disk: Parquet parts, manifests, the runs folder, and reading them back."""

@@ -1,0 +1,98 @@
+"""The runs folder: which one is ours, and where a new run goes.
+
+runs/.joulescale                        the mark that makes a folder ours
+runs/<run_id>/run.json
+runs/<run_id>/attempt-<n>/<host>-<rank>-<pid>/{steps,readings,marks}-NNNNNN.parquet, process.json
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+from datetime import UTC, datetime
+from pathlib import Path
+
+from profiler.errors import InvalidValueError, RunsFolderError
+
+MARK_NAME = ".joulescale"
+_MARK_TEXT = "This folder holds joulescale runs; see 'joulescale list'.\n"
+_RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+
+def readable_runs_dir(path: Path) -> Path:
+    """Check that runs can be read from `path`; an empty or not yet made folder is fine for its makers only.
+
+    Raises:
+        RunsFolderError: It does not exist, is a file, cannot be read, or holds something else.
+    """
+    if not path.exists():
+        raise RunsFolderError(
+            f"There is no runs folder {str(path)!r}. Train something into it, with"
+            f" 'joulescale run lm --preset smoke --runs-dir {path}', or name another with --runs-dir."
+        )
+    _check_folder(path)
+    return path
+
+
+def writable_runs_dir(path: Path) -> Path:
+    """Check that runs can be written to `path`; make it, and mark it as ours, if need be.
+
+    Raises:
+        RunsFolderError: It is a file, read-only, or a folder that holds something else.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        _check_folder(path)
+        mark = path / MARK_NAME
+        if not mark.exists():
+            mark.write_text(_MARK_TEXT, encoding="utf-8")
+    except FileExistsError:
+        raise RunsFolderError(
+            f"The runs folder {str(path)!r} is a file. Name a folder with --runs-dir."
+        ) from None
+    except OSError as error:
+        raise RunsFolderError(
+            f"The runs folder {str(path)!r} cannot be written to ({error.strerror}), so nothing could be recorded."
+            " Name another with --runs-dir, or mend its permissions."
+        ) from None
+    if not os.access(path, os.W_OK):
+        raise RunsFolderError(
+            f"The runs folder {str(path)!r} is read-only, so nothing could be recorded."
+            " Name another with --runs-dir, or mend its permissions."
+        )
+    return path
+
+
+def new_run_id(workload: str | None, *, now: datetime | None = None) -> str:
+    """A name that sorts by time and is taken by nobody: `20261122-050352-lm-3f9a`."""
+    moment = now or datetime.now(UTC)
+    return f"{moment:%Y%m%d-%H%M%S}-{workload or 'run'}-{secrets.token_hex(2)}"
+
+
+def check_run_name(name: str) -> str:
+    """Return `name`.
+
+    Raises:
+        InvalidValueError: It could not be a folder's name on every file system.
+    """
+    if not _RUN_NAME.fullmatch(name):
+        raise InvalidValueError(
+            f"The run name {name!r} cannot be a folder's name. Use up to 100 letters, digits, '.', '_' and '-',"
+            " beginning with a letter or digit."
+        )
+    return name
+
+
+def _check_folder(path: Path) -> None:
+    if not path.is_dir():
+        raise RunsFolderError(f"The runs folder {str(path)!r} is a file. Name a folder with --runs-dir.")
+    try:
+        ours = (path / MARK_NAME).exists() or not any(path.iterdir()) or any(path.glob("*/run.json"))
+    except PermissionError:
+        raise RunsFolderError(f"The runs folder {str(path)!r} cannot be read: permission denied.") from None
+    if not ours:
+        raise RunsFolderError(
+            f"The folder {str(path)!r} holds other things and no joulescale runs, so it is left alone."
+            " Name an empty or new folder with --runs-dir."
+        )

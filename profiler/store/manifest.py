@@ -1,0 +1,133 @@
+"""The manifest of a run (`run.json`) and of each process that recorded it (`process.json`).
+
+Both are replaced by rename only, so a reader never sees half of one. The manifest holds what is true of the
+run as a whole and is written by global rank 0; a process file holds what one process found on its host.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+from profiler.errors import StoredDataError
+from profiler.records import SCHEMA_VERSION
+from profiler.store.parts import write_whole
+
+MANIFEST_NAME = "run.json"
+PROCESS_NAME = "process.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """What is true of the whole run. Wall times are ISO 8601 labels in UTC; nothing is computed from them.
+
+    Attributes:
+        status: As the writer last knew it: running, finished or interrupted. The reader decides `lost`.
+        heartbeat: When the writer last wrote, wall clock.
+        settings: The workload's settings, as JSON.
+        identity: What makes two runs the same beside workload, settings and seed: the data's hash.
+        data: The corpus: where from, bytes, sha256.
+        params: Parameters by the workload's convention.
+        flops_source: How `model_flops` was got: a formula, counted on the first step, given, or None.
+        peak_flops_per_s: Of all devices of the run together, dense, for `peak_dtype`; None if unknown.
+        peak_source: datasheet, measured or given.
+        carbon: `country`, `intensity_g_per_kwh`, `pue` chosen for this run; used unless a reader says otherwise.
+        notes: Why something is unknown, or what must be known to read a number: key to sentence.
+    """
+
+    run_id: str
+    schema_version: int = SCHEMA_VERSION
+    workload: str | None = None
+    preset: str | None = None
+    seed: int | None = None
+    status: str = "running"
+    created_at: str = ""
+    heartbeat: str = ""
+    ended_at: str | None = None
+    attempt: int = 1
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    identity: Mapping[str, Any] = field(default_factory=dict)
+    data: Mapping[str, Any] = field(default_factory=dict)
+    params: int | None = None
+    world_size: int = 1
+    flops_source: str | None = None
+    peak_flops_per_s: float | None = None
+    peak_source: str | None = None
+    peak_dtype: str | None = None
+    carbon: Mapping[str, Any] = field(default_factory=dict)
+    hardware: Mapping[str, Any] = field(default_factory=dict)
+    software: Mapping[str, str] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict)
+    notes: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProcessFile:
+    """What one process found: its place, its clock, its meters (each as a `Meter`'s fields).
+
+    `clock` anchors the monotonic seconds of its tables: `wall_unix_s` is the wall clock at second 0.
+    """
+
+    host: str
+    rank: int
+    local_rank: int
+    world_size: int
+    pid: int
+    attempt: int
+    clock: Mapping[str, float]
+    meters: tuple[Mapping[str, Any], ...] = ()
+    notes: Mapping[str, str] = field(default_factory=dict)
+
+
+_Record = TypeVar("_Record", Manifest, ProcessFile)
+
+
+def write_json(path: Path, record: Manifest | ProcessFile) -> None:
+    """Replace `path` by the record, whole.
+
+    Raises:
+        OSError: The file system refused; an older file stays as it was.
+    """
+    text = json.dumps(asdict(record), indent=2, allow_nan=False) + "\n"
+    write_whole(path, lambda temporary: _write_text(temporary, text))
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest in a run's folder.
+
+    Raises:
+        StoredDataError: It is missing, damaged, or of a newer schema.
+    """
+    return _read(folder / MANIFEST_NAME, Manifest)
+
+
+def read_process(folder: Path) -> ProcessFile:
+    """The process file in a process's folder.
+
+    Raises:
+        StoredDataError: It is missing or damaged.
+    """
+    return _read(folder / PROCESS_NAME, ProcessFile)
+
+
+def _read(path: Path, record: type[_Record]) -> _Record:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise StoredDataError(f"{path} cannot be read ({error}).") from None
+    if not isinstance(data, dict):
+        raise StoredDataError(f"{path} does not hold a JSON object.")
+    if data.get("schema_version", SCHEMA_VERSION) > SCHEMA_VERSION:
+        raise StoredDataError(f"{path} has schema {data['schema_version']}. Upgrade joulescale to read it.")
+    known = {f.name for f in fields(record)}
+    try:
+        return record(**{key: value for key, value in data.items() if key in known})
+    except TypeError as error:
+        raise StoredDataError(f"{path} lacks what a {record.__name__} needs ({error}).") from None

@@ -1,0 +1,119 @@
+"""Parquet parts: written whole or not at all, and checked when they are read.
+
+A part is written to a hidden temporary file, synced, renamed, and its folder synced. Page checksums are
+written and verified: without them about half of all mutated files read back silently wrong.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from pathlib import Path
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from profiler.errors import StoredDataError
+from profiler.records import SCHEMA_VERSION, SCHEMAS, Row, TableName
+
+_VERSION_KEY = b"joulescale_schema_version"
+
+
+def part_name(table: TableName, number: int) -> str:
+    """File name of the `number`th part of a table."""
+    return f"{table}-{number:06d}.parquet"
+
+
+def write_part(path: Path, table: TableName, rows: Sequence[Row]) -> None:
+    """Write `rows` to `path` so that it exists whole or not at all.
+
+    Raises:
+        OSError: The disk is full, read-only or gone. Nothing is left under `path`.
+    """
+    arrow = _frame(table, rows).to_arrow(compat_level=pl.CompatLevel.oldest())
+    arrow = arrow.replace_schema_metadata({_VERSION_KEY: str(SCHEMA_VERSION).encode()})
+    write_whole(path, lambda temporary: _write_parquet(arrow, temporary))
+
+
+def write_whole(path: Path, write: Callable[[Path], None]) -> None:
+    """Have `write` fill a hidden temporary file beside `path`, sync it, and rename it to `path`.
+
+    Raises:
+        OSError: From `write` or the file system; the temporary file is then removed.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        write(temporary)
+        _sync(temporary)
+        temporary.replace(path)
+        _sync(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_part(path: Path, table: TableName) -> pl.DataFrame:
+    """Read one part, with checksums verified, as a frame of the current schema.
+
+    Columns that a later version added are left out, those that an earlier one lacked are null.
+
+    Raises:
+        StoredDataError: The file is damaged, no part of ours, or of a newer schema.
+    """
+    try:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            _check_version(path, file.schema_arrow.metadata or {})
+            frame = pl.from_arrow(file.read())
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise StoredDataError(
+            f"The part {path} cannot be read ({_first_line(error)}); its rows are missing."
+        ) from None
+    assert isinstance(frame, pl.DataFrame)
+    return _conform(path, frame, SCHEMAS[table])
+
+
+def _frame(table: TableName, rows: Sequence[Row]) -> pl.DataFrame:
+    names = [f.name for f in fields(rows[0])]
+    columns = {name: [getattr(row, name) for row in rows] for name in names}
+    if "metrics" in columns:
+        columns["metrics"] = [[{"name": k, "value": v} for k, v in m.items()] for m in columns["metrics"]]
+    return pl.DataFrame(columns, schema=SCHEMAS[table], strict=False)
+
+
+def _write_parquet(table: pa.Table, path: Path) -> None:
+    pq.write_table(table, path, compression="zstd", write_page_checksum=True)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _check_version(path: Path, metadata: dict[bytes, bytes]) -> None:
+    version = metadata.get(_VERSION_KEY)
+    if version is None:
+        raise StoredDataError(f"{path} is a Parquet file, but none that joulescale wrote; it is left out.")
+    if int(version) > SCHEMA_VERSION:
+        raise StoredDataError(
+            f"{path} has schema {int(version)}, this version reads up to {SCHEMA_VERSION}. Upgrade joulescale."
+        )
+
+
+def _conform(path: Path, frame: pl.DataFrame, schema: pl.Schema) -> pl.DataFrame:
+    try:
+        return frame.select(
+            pl.col(name).cast(dtype) if name in frame.columns else pl.lit(None, dtype).alias(name)
+            for name, dtype in schema.items()
+        )
+    except pl.exceptions.PolarsError as error:
+        raise StoredDataError(
+            f"The part {path} has a column of the wrong type ({_first_line(error)})."
+        ) from None
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

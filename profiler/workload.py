@@ -1,0 +1,174 @@
+"""What a reference workload is, and how its settings are read from text.
+
+Workloads are found through the entry-point group `joulescale.workloads`, so that the command needs to know
+none of them and anybody can add one from a package of their own.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, Protocol
+
+from profiler.errors import InvalidValueError, UnknownNameError
+
+ENTRY_POINT_GROUP = "joulescale.workloads"
+PRESETS = ("smoke", "cpu", "gpu")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunRequest:
+    """What `joulescale run` hands to a workload beside its settings.
+
+    Attributes:
+        runs_dir: The runs folder, checked and writable.
+        workload: Name of the workload.
+        preset: smoke, cpu or gpu.
+        seed: Seeds every random choice of the workload.
+        settings: An instance of the workload's own settings class.
+        name: Name of the run folder, or None to have one made.
+        carbon: `country`, `intensity_g_per_kwh`, `pue` as given; stored as this run's defaults.
+    """
+
+    runs_dir: Path
+    workload: str
+    preset: str
+    seed: int
+    settings: Any
+    name: str | None = None
+    carbon: Mapping[str, str | float | None] = dataclasses.field(default_factory=dict)
+
+
+class Workload(Protocol):
+    """A seeded reference training with known FLOPs."""
+
+    name: str
+    summary: str
+
+    def preset(self, preset: str) -> Any:
+        """The frozen settings dataclass of a preset."""
+        ...
+
+    def grid(self, preset: str) -> Mapping[str, Sequence[Any]]:
+        """The settings that a sweep varies when no grid is given."""
+        ...
+
+    def identity(self, settings: Any) -> Mapping[str, Any]:
+        """What, with workload, settings and seed, makes two runs the same: the data's hash, say.
+
+        Raises:
+            UsageError: The settings name data that cannot be used.
+        """
+        ...
+
+    def cost(self, settings: Any) -> float:
+        """How long a setting takes, relative to others: only ratios mean anything."""
+        ...
+
+    def train(self, request: RunRequest) -> Path:
+        """Train under the monitor and return the run's folder.
+
+        Raises:
+            UsageError: The settings cannot work together.
+        """
+        ...
+
+
+def workload_names() -> list[str]:
+    """Names of all installed workloads, sorted."""
+    return sorted(point.name for point in entry_points(group=ENTRY_POINT_GROUP))
+
+
+def load_workload(name: str) -> Workload:
+    """Import the workload called `name`.
+
+    Raises:
+        UnknownNameError: None is called so; the message names the nearest.
+    """
+    for point in entry_points(group=ENTRY_POINT_GROUP):
+        if point.name == name:
+            return typing.cast(Workload, point.load())
+    raise UnknownNameError("workload", name, workload_names())
+
+
+def check_preset(preset: str) -> str:
+    """Return `preset`.
+
+    Raises:
+        UnknownNameError: It is none of smoke, cpu and gpu.
+    """
+    if preset not in PRESETS:
+        raise UnknownNameError("preset", preset, PRESETS)
+    return preset
+
+
+def apply_settings(settings: Any, texts: Mapping[str, str]) -> Any:
+    """A copy of a settings dataclass with some fields replaced by values read from text.
+
+    Args:
+        settings: A frozen dataclass; each field's annotation says how its text is read.
+        texts: Field name to text, as after `--set`.
+
+    Raises:
+        UnknownNameError: A name is no field of the settings.
+        InvalidValueError: A text is not of the field's type, or the settings refuse the value.
+    """
+    hints = typing.get_type_hints(type(settings))
+    for key in texts:
+        if key not in hints:
+            raise UnknownNameError("setting", key, hints)
+    return dataclasses.replace(settings, **{k: parse_value(k, t, hints[k]) for k, t in texts.items()})
+
+
+def parse_value(key: str, text: str, hint: Any) -> Any:
+    """Read `text` as a value of type `hint`: int, float, bool, str, a tuple of these, or optional.
+
+    Whole numbers may be written as `131_072`, `131072` or `1e6`.
+
+    Raises:
+        InvalidValueError: The text is not of that type.
+    """
+    if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
+        if text.lower() in ("none", "null", ""):
+            return None
+        hint = next(h for h in typing.get_args(hint) if h is not type(None))
+    if typing.get_origin(hint) is tuple:
+        item = typing.get_args(hint)[0]
+        return tuple(parse_value(key, part.strip(), item) for part in text.split("+") if part.strip())
+    if typing.get_origin(hint) is typing.Literal:
+        if text not in typing.get_args(hint):
+            raise UnknownNameError(f"value of {key}", text, typing.get_args(hint))
+        return text
+    try:
+        return _SCALAR[hint](text)
+    except (ValueError, OverflowError):
+        raise InvalidValueError(
+            f"The setting {key} = {text!r} is not {_WORDS[hint]}. Give it as in '--set {key}={_EXAMPLES[hint]}'."
+        ) from None
+
+
+def _int(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        number = float(text)
+        if not number.is_integer():
+            raise
+        return int(number)
+
+
+def _bool(text: str) -> bool:
+    words = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+    if text.lower() not in words:
+        raise ValueError(text)
+    return words[text.lower()]
+
+
+_SCALAR: dict[Any, Any] = {int: _int, float: float, bool: _bool, str: str}
+_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+_EXAMPLES = {int: "64", float: "0.003", bool: "true", str: "text"}

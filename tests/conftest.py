@@ -1,0 +1,3 @@
+"""Fixtures shared by all tests live in `fixtures_<topic>.py`; name the file here."""
+
+pytest_plugins = ["fixtures_nvml"]

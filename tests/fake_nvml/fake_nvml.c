@@ -1,0 +1,467 @@
+/* A stand-in for libnvidia-ml.so.1, for tests: the real pynvml binding runs on top of it.
+ *
+ * It is told what to be by lines of text, read from the file that FAKE_NVML_CONFIG names when it is loaded,
+ * or given one by one to fake_nvml_command(). Times are seconds of the fake's clock, powers watts.
+ *
+ *   gpu UUID NAME...              one more GPU; later lines name it by its index, in this order
+ *   mig GPU UUID                  one more MIG instance of that GPU
+ *   power GPU T W                 from T on it draws W (piecewise constant; T must not fall)
+ *   wave GPU W PERIOD DUTY PHASE  W more during the first DUTY of every PERIOD, delayed by PHASE
+ *   update GPU SECONDS            the counter and the instantaneous power move only this often (default 0.1)
+ *   window GPU SECONDS            averaging window of the average power (default 1)
+ *   offset GPU JOULES             what the counter says at time 0
+ *   reset GPU T                   the counter starts again from 0 at T
+ *   set GPU KEY VALUE             utilization memory temperature clock limit max_limit reasons
+ *   error CALL CODE [GPU [AFTER [TIMES]]]   CALL returns CODE; GPU -1 is any; after so many calls; so often
+ *   clear CALL                    forget the errors of CALL
+ *   hang CALL SECONDS             CALL sleeps first
+ *   fieldtype FIELD TYPE          the valueType of that field (default 1, unsigned int)
+ *   fieldraw FIELD VALUE          its raw value, whatever the power is
+ *   clock virtual|real            a clock that fake_nvml_set_time moves, or CLOCK_MONOTONIC from load on
+ *
+ * CALL is the name of an NVML function, or field:<id> for one field's nvmlReturn.
+ */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#define MAX_GPUS 16
+#define MAX_MIGS 8
+#define MAX_SEGMENTS 64
+#define MAX_RULES 128
+#define EXPORT __attribute__((visibility("default")))
+
+enum { OK = 0, UNINITIALIZED = 1, INVALID_ARGUMENT = 2, NOT_SUPPORTED = 3, NOT_FOUND = 6, SMALL = 7 };
+enum { POWER_AVERAGE = 185, POWER_INSTANT = 186 };
+
+typedef struct Device {
+    char uuid[96], name[96];
+    struct Device *parent; /* of a MIG instance */
+    struct Device *migs[MAX_MIGS];
+    int index, num_migs, num_segments, has_reset;
+    double start[MAX_SEGMENTS], watts[MAX_SEGMENTS];
+    double wave_w, wave_period, wave_duty, wave_phase;
+    double update, window, offset, reset;
+    double utilization, memory, temperature, clock, limit, max_limit, reasons;
+} Device;
+
+typedef struct { char call[64]; int code, gpu, after, times; double hang; } Rule;
+typedef struct { char call[64]; long count; } Count;
+typedef struct { unsigned field; int type; int has_raw; unsigned long long raw; } FieldRule;
+
+static Device gpus[MAX_GPUS], mig_devices[MAX_GPUS * MAX_MIGS];
+static int num_gpus, num_mig_devices, refcount, is_virtual;
+static double virtual_now, real_start;
+static Rule rules[MAX_RULES];
+static Count counts[64];
+static FieldRule field_rules[16];
+static int num_rules, num_counts, num_field_rules;
+
+static double monotonic(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+static double now(void) { return is_virtual ? virtual_now : monotonic() - real_start; }
+
+/* ---- the power trace and its exact integral ---- */
+
+static double wave_integral(const Device *d, double t) { /* joules of the square wave in [phase, t] */
+    if (d->wave_period <= 0 || t <= d->wave_phase) return 0;
+    double high = d->wave_duty * d->wave_period, whole = floor((t - d->wave_phase) / d->wave_period);
+    double rest = (t - d->wave_phase) - whole * d->wave_period;
+    return d->wave_w * (whole * high + (rest < high ? rest : high));
+}
+
+static double integral(const Device *d, double t) { /* joules since time 0 */
+    double total = wave_integral(d, t);
+    for (int i = 0; i < d->num_segments && d->start[i] < t; i++) {
+        double end = i + 1 < d->num_segments && d->start[i + 1] < t ? d->start[i + 1] : t;
+        total += d->watts[i] * (end - d->start[i]);
+    }
+    return total;
+}
+
+static double power_at(const Device *d, double t) {
+    double watts = 0;
+    for (int i = 0; i < d->num_segments && d->start[i] <= t; i++) watts = d->watts[i];
+    if (d->wave_period > 0 && t >= d->wave_phase &&
+        fmod(t - d->wave_phase, d->wave_period) < d->wave_duty * d->wave_period) watts += d->wave_w;
+    return watts;
+}
+
+static double last_update(const Device *d) {
+    double t = now();
+    return d->update > 0 ? floor(t / d->update + 1e-9) * d->update : t;
+}
+
+static double energy_j(const Device *d) {
+    double t = last_update(d);
+    if (d->has_reset && now() >= d->reset) return t > d->reset ? integral(d, t) - integral(d, d->reset) : 0;
+    return d->offset + integral(d, t);
+}
+
+static double average_power(const Device *d) {
+    double t = last_update(d), from = t > d->window ? t - d->window : 0;
+    return t > from ? (integral(d, t) - integral(d, from)) / (t - from) : power_at(d, t);
+}
+
+/* ---- control ---- */
+
+EXPORT void fake_nvml_reset(void) {
+    memset(gpus, 0, sizeof gpus);
+    memset(mig_devices, 0, sizeof mig_devices);
+    num_gpus = num_mig_devices = refcount = is_virtual = num_rules = num_counts = num_field_rules = 0;
+    virtual_now = 0;
+    real_start = monotonic();
+}
+
+EXPORT void fake_nvml_set_time(double seconds) { virtual_now = seconds; }
+EXPORT double fake_nvml_time(void) { return now(); }
+EXPORT int fake_nvml_refcount(void) { return refcount; }
+EXPORT double fake_nvml_joules(int gpu, double t) { return integral(&gpus[gpu], t); }
+
+EXPORT long fake_nvml_calls(const char *call) {
+    for (int i = 0; i < num_counts; i++)
+        if (!strcmp(counts[i].call, call)) return counts[i].count;
+    return 0;
+}
+
+static FieldRule *field_rule(unsigned field, int create) {
+    for (int i = 0; i < num_field_rules; i++)
+        if (field_rules[i].field == field) return &field_rules[i];
+    if (!create || num_field_rules == 16) return NULL;
+    field_rules[num_field_rules] = (FieldRule){.field = field, .type = 1};
+    return &field_rules[num_field_rules++];
+}
+
+static int add_gpu(const char *uuid, const char *name) {
+    if (num_gpus == MAX_GPUS) return -1;
+    Device *d = &gpus[num_gpus];
+    *d = (Device){.index = num_gpus++, .update = 0.1, .window = 1, .utilization = 50, .memory = 1e9,
+                  .temperature = 40, .clock = 1500, .limit = 700, .max_limit = 700};
+    snprintf(d->uuid, sizeof d->uuid, "%s", uuid);
+    snprintf(d->name, sizeof d->name, "%s", name);
+    return 0;
+}
+
+static int add_mig(Device *parent, const char *uuid) {
+    if (parent->num_migs == MAX_MIGS) return -1;
+    Device *d = &mig_devices[num_mig_devices++];
+    *d = (Device){.index = parent->index, .parent = parent};
+    snprintf(d->uuid, sizeof d->uuid, "%s", uuid);
+    snprintf(d->name, sizeof d->name, "%.80s MIG 1g", parent->name);
+    parent->migs[parent->num_migs++] = d;
+    return 0;
+}
+
+static int add_rule(const char *call, int code, int gpu, int after, int times, double hang) {
+    if (num_rules == MAX_RULES) return -1;
+    Rule *r = &rules[num_rules++];
+    *r = (Rule){.code = code, .gpu = gpu, .after = after, .times = times, .hang = hang};
+    snprintf(r->call, sizeof r->call, "%s", call);
+    return 0;
+}
+
+static int set_value(Device *d, const char *key, double value) {
+    struct { const char *key; double *place; } places[] = {
+        {"utilization", &d->utilization}, {"memory", &d->memory}, {"temperature", &d->temperature},
+        {"clock", &d->clock}, {"limit", &d->limit}, {"max_limit", &d->max_limit}, {"reasons", &d->reasons}};
+    for (size_t i = 0; i < sizeof places / sizeof places[0]; i++)
+        if (!strcmp(places[i].key, key)) { *places[i].place = value; return 0; }
+    return -1;
+}
+
+static int gpu_command(const char *word, int gpu, const char *rest) {
+    char text[96];
+    double a, b, c, e;
+    if (gpu < 0 || gpu >= num_gpus) return -1;
+    Device *d = &gpus[gpu];
+    if (!strcmp(word, "mig") && sscanf(rest, "%95s", text) == 1) return add_mig(d, text);
+    if (!strcmp(word, "set") && sscanf(rest, "%95s %lf", text, &a) == 2) return set_value(d, text, a);
+    if (!strcmp(word, "power") && sscanf(rest, "%lf %lf", &a, &b) == 2) {
+        if (d->num_segments == MAX_SEGMENTS) return -1;
+        d->start[d->num_segments] = a;
+        d->watts[d->num_segments++] = b;
+        return 0;
+    }
+    if (!strcmp(word, "wave") && sscanf(rest, "%lf %lf %lf %lf", &a, &b, &c, &e) == 4) {
+        d->wave_w = a; d->wave_period = b; d->wave_duty = c; d->wave_phase = e;
+        return 0;
+    }
+    if (sscanf(rest, "%lf", &a) != 1) return -1;
+    if (!strcmp(word, "update")) d->update = a;
+    else if (!strcmp(word, "window")) d->window = a;
+    else if (!strcmp(word, "offset")) d->offset = a;
+    else if (!strcmp(word, "reset")) { d->has_reset = 1; d->reset = a; }
+    else return -1;
+    return 0;
+}
+
+static int clear_rules(const char *call) {
+    for (int i = 0; i < num_rules; i++)
+        if (!strcmp(rules[i].call, call)) rules[i].call[0] = 0;
+    return 0;
+}
+
+EXPORT int fake_nvml_command(const char *line) { /* 0, or -1 for a line that means nothing */
+    char word[16], text[96], name[96];
+    int code, gpu = -1, after = 0, times = -1, used = 0;
+    unsigned field;
+    unsigned long long raw;
+    double seconds;
+    if (sscanf(line, "%15s", word) != 1 || word[0] == '#') return 0;
+    if (!strcmp(word, "gpu") && sscanf(line, "%*s %95s %95[^\n]", text, name) == 2) return add_gpu(text, name);
+    if (!strcmp(word, "error") &&
+        sscanf(line, "%*s %63s %d %d %d %d", text, &code, &gpu, &after, &times) >= 2)
+        return add_rule(text, code, gpu, after, times, 0);
+    if (!strcmp(word, "hang") && sscanf(line, "%*s %63s %lf", text, &seconds) == 2)
+        return add_rule(text, OK, -1, 0, -1, seconds);
+    if (!strcmp(word, "clear") && sscanf(line, "%*s %63s", text) == 1) return clear_rules(text);
+    if (!strcmp(word, "fieldtype") && sscanf(line, "%*s %u %d", &field, &code) == 2) {
+        field_rule(field, 1)->type = code;
+        return 0;
+    }
+    if (!strcmp(word, "fieldraw") && sscanf(line, "%*s %u %llu", &field, &raw) == 2) {
+        field_rule(field, 1)->has_raw = 1;
+        field_rule(field, 1)->raw = raw;
+        return 0;
+    }
+    if (!strcmp(word, "clock") && sscanf(line, "%*s %95s", text) == 1) {
+        is_virtual = !strcmp(text, "virtual");
+        return 0;
+    }
+    if (sscanf(line, "%*s %d %n", &gpu, &used) >= 1 && used) return gpu_command(word, gpu, line + used);
+    return -1;
+}
+
+__attribute__((constructor)) static void configure(void) {
+    const char *path = getenv("FAKE_NVML_CONFIG");
+    char line[256];
+    fake_nvml_reset();
+    FILE *file = path ? fopen(path, "r") : NULL;
+    if (!file) return;
+    while (fgets(line, sizeof line, file))
+        if (fake_nvml_command(line)) fprintf(stderr, "fake_nvml: cannot read: %s", line);
+    fclose(file);
+}
+
+/* ---- every call passes here: counted, maybe hung, maybe refused ---- */
+
+static void count_call(const char *call) {
+    int i = 0;
+    while (i < num_counts && strcmp(counts[i].call, call)) i++;
+    if (i == 64) return;
+    if (i == num_counts) { counts[i] = (Count){.count = 0}; snprintf(counts[num_counts++].call, 64, "%s", call); }
+    counts[i].count++;
+}
+
+static int ruling(const char *call, int gpu) {
+    count_call(call);
+    for (int i = 0; i < num_rules; i++) {
+        Rule *r = &rules[i];
+        if (strcmp(r->call, call) || (r->gpu >= 0 && r->gpu != gpu)) continue;
+        if (r->hang > 0) {
+            struct timespec t = {(time_t)r->hang, (long)(fmod(r->hang, 1) * 1e9)};
+            nanosleep(&t, NULL);
+        }
+        if (r->after > 0) { r->after--; continue; }
+        if (r->times == 0) continue;
+        if (r->times > 0) r->times--;
+        if (r->code) return r->code;
+    }
+    return OK;
+}
+
+#define ENTER(gpu) \
+    do { int code_ = ruling(__func__, gpu); \
+         if (code_) return code_; \
+         if (!refcount) return UNINITIALIZED; } while (0)
+#define ENTER_DEVICE(d) do { ENTER((d) ? (d)->index : -1); if (!(d)) return INVALID_ARGUMENT; } while (0)
+#define NO_MIG(d) do { if ((d)->parent) return NOT_SUPPORTED; } while (0)
+
+static int put_text(char *to, unsigned size, const char *text) {
+    if (strlen(text) + 1 > size) return SMALL;
+    strcpy(to, text);
+    return OK;
+}
+
+static int start(const char *call) {
+    int code = ruling(call, -1);
+    if (!code) refcount++;
+    return code;
+}
+
+EXPORT int nvmlInit(void) { return start("nvmlInit"); }
+EXPORT int nvmlInit_v2(void) { return start("nvmlInit"); }
+EXPORT int nvmlInitWithFlags(unsigned flags) { (void)flags; return start("nvmlInit"); }
+EXPORT int nvmlShutdown(void) { ENTER(-1); refcount--; return OK; }
+
+EXPORT const char *nvmlErrorString(int code) {
+    static char text[48];
+    snprintf(text, sizeof text, "fake NVML error %d", code);
+    return text;
+}
+
+EXPORT int nvmlSystemGetDriverVersion(char *to, unsigned size) { ENTER(-1); return put_text(to, size, "999.99-fake"); }
+EXPORT int nvmlSystemGetNVMLVersion(char *to, unsigned size) { ENTER(-1); return put_text(to, size, "13.999.99"); }
+
+EXPORT int nvmlDeviceGetCount_v2(unsigned *count) { ENTER(-1); *count = (unsigned)num_gpus; return OK; }
+
+EXPORT int nvmlDeviceGetHandleByIndex_v2(unsigned index, Device **to) {
+    ENTER((int)index);
+    if (index >= (unsigned)num_gpus) return INVALID_ARGUMENT;
+    *to = &gpus[index];
+    return OK;
+}
+
+EXPORT int nvmlDeviceGetHandleByUUID(const char *uuid, Device **to) {
+    Device *found = NULL;
+    for (int i = 0; i < num_gpus; i++) if (!strcmp(gpus[i].uuid, uuid)) found = &gpus[i];
+    for (int i = 0; i < num_mig_devices; i++) if (!strcmp(mig_devices[i].uuid, uuid)) found = &mig_devices[i];
+    ENTER(found ? found->index : -1);
+    if (!found) return NOT_FOUND;
+    *to = found;
+    return OK;
+}
+
+EXPORT int nvmlDeviceGetUUID(Device *d, char *to, unsigned size) { ENTER_DEVICE(d); return put_text(to, size, d->uuid); }
+EXPORT int nvmlDeviceGetName(Device *d, char *to, unsigned size) { ENTER_DEVICE(d); return put_text(to, size, d->name); }
+EXPORT int nvmlDeviceGetIndex(Device *d, unsigned *to) { ENTER_DEVICE(d); *to = (unsigned)d->index; return OK; }
+
+/* ---- MIG ---- */
+
+EXPORT int nvmlDeviceIsMigDeviceHandle(Device *d, unsigned *to) { ENTER_DEVICE(d); *to = d->parent != NULL; return OK; }
+
+EXPORT int nvmlDeviceGetDeviceHandleFromMigDeviceHandle(Device *d, Device **to) {
+    ENTER_DEVICE(d);
+    if (!d->parent) return INVALID_ARGUMENT;
+    *to = d->parent;
+    return OK;
+}
+
+EXPORT int nvmlDeviceGetMaxMigDeviceCount(Device *d, unsigned *to) {
+    ENTER_DEVICE(d);
+    *to = d->num_migs ? MAX_MIGS : 0;
+    return OK;
+}
+
+EXPORT int nvmlDeviceGetMigDeviceHandleByIndex(Device *d, unsigned index, Device **to) {
+    ENTER_DEVICE(d);
+    if (index >= (unsigned)d->num_migs) return NOT_FOUND;
+    *to = d->migs[index];
+    return OK;
+}
+
+/* ---- energy and power ---- */
+
+EXPORT int nvmlDeviceGetTotalEnergyConsumption(Device *d, unsigned long long *mj) {
+    ENTER_DEVICE(d);
+    NO_MIG(d);
+    *mj = (unsigned long long)(energy_j(d) * 1e3 + 1e-6);
+    return OK;
+}
+
+EXPORT int nvmlDeviceGetPowerUsage(Device *d, unsigned *mw) {
+    ENTER_DEVICE(d);
+    NO_MIG(d);
+    *mw = (unsigned)(average_power(d) * 1e3 + 0.5);
+    return OK;
+}
+
+typedef union { double d; unsigned ui; unsigned long ul; unsigned long long ull; long long sll; int si; unsigned short us; } Value;
+typedef struct { unsigned field, scope; long long timestamp, latency; int type, code; Value value; } Field;
+
+static Value as_type(int type, unsigned long long raw) {
+    Value v;
+    memset(&v, 0xA5, sizeof v); /* reading the wrong member gives nonsense, as it does on the real library */
+    if (type == 0) v.d = (double)raw;
+    else if (type == 1) v.ui = (unsigned)raw;
+    else if (type == 2) v.ul = (unsigned long)raw;
+    else if (type == 3) v.ull = raw;
+    else if (type == 4) v.sll = (long long)raw;
+    else if (type == 5) v.si = (int)raw;
+    else if (type == 6) v.us = (unsigned short)raw;
+    return v;
+}
+
+static void fill_field(const Device *d, Field *f) {
+    char call[32];
+    snprintf(call, sizeof call, "field:%u", f->field);
+    f->code = ruling(call, d->index);
+    if (!f->code && f->field != POWER_AVERAGE && f->field != POWER_INSTANT) f->code = INVALID_ARGUMENT;
+    if (f->code) return;
+    FieldRule *rule = field_rule(f->field, 0);
+    double watts = f->field == POWER_AVERAGE ? average_power(d) : power_at(d, last_update(d));
+    f->type = rule ? rule->type : 1;
+    f->value = as_type(f->type, rule && rule->has_raw ? rule->raw : (unsigned long long)(watts * 1e3 + 0.5));
+}
+
+EXPORT int nvmlDeviceGetFieldValues(Device *d, int count, Field *fields) {
+    ENTER_DEVICE(d);
+    NO_MIG(d);
+    for (int i = 0; i < count; i++) fill_field(d, &fields[i]);
+    return OK;
+}
+
+/* ---- everything else ---- */
+
+EXPORT int nvmlDeviceGetUtilizationRates(Device *d, unsigned *gpu_and_memory) {
+    ENTER_DEVICE(d);
+    gpu_and_memory[0] = (unsigned)d->utilization;
+    gpu_and_memory[1] = 0;
+    return OK;
+}
+
+EXPORT int nvmlDeviceGetMemoryInfo(Device *d, unsigned long long *total_free_used) {
+    ENTER_DEVICE(d);
+    total_free_used[0] = 80000000000ull;
+    total_free_used[2] = (unsigned long long)d->memory;
+    total_free_used[1] = total_free_used[0] - total_free_used[2];
+    return OK;
+}
+
+EXPORT int nvmlDeviceGetTemperature(Device *d, int sensor, unsigned *to) {
+    (void)sensor;
+    ENTER_DEVICE(d);
+    *to = (unsigned)d->temperature;
+    return OK;
+}
+
+EXPORT int nvmlDeviceGetClockInfo(Device *d, int kind, unsigned *mhz) {
+    ENTER_DEVICE(d);
+    *mhz = kind == 1 ? (unsigned)d->clock : 0; /* 1: SM */
+    return OK;
+}
+
+EXPORT int nvmlDeviceGetEnforcedPowerLimit(Device *d, unsigned *mw) {
+    ENTER_DEVICE(d);
+    *mw = (unsigned)(d->limit * 1e3);
+    return OK;
+}
+
+EXPORT int nvmlDeviceGetPowerManagementLimitConstraints(Device *d, unsigned *least, unsigned *most) {
+    ENTER_DEVICE(d);
+    *least = 100000;
+    *most = (unsigned)(d->max_limit * 1e3);
+    return OK;
+}
+
+#ifndef WITHOUT_EVENT_REASONS /* an older driver has only the Throttle name */
+EXPORT int nvmlDeviceGetCurrentClocksEventReasons(Device *d, unsigned long long *mask) {
+    ENTER_DEVICE(d);
+    *mask = (unsigned long long)d->reasons;
+    return OK;
+}
+#endif
+
+#ifndef WITHOUT_THROTTLE_REASONS /* a newer one may drop it */
+EXPORT int nvmlDeviceGetCurrentClocksThrottleReasons(Device *d, unsigned long long *mask) {
+    ENTER_DEVICE(d);
+    *mask = (unsigned long long)d->reasons;
+    return OK;
+}
+#endif

@@ -1,0 +1,1 @@
+"""Seeded reference transformer trainings with known FLOPs."""

@@ -1,0 +1,158 @@
+"""Workload `lm`: byte-level language models of several widths, each trained to several token budgets.
+
+One run is one width. Inside a single `trainer.fit` it walks the trunk and its cool-down branches
+(`workloads.schedule`) and marks the validation loss at the end of each branch, together with the windows of
+time that led to it; `joulescale scale` turns a sweep's marks into loss against parameters, tokens and joules.
+
+On CPUs, start the process with OMP_WAIT_POLICY=PASSIVE, as the `joulescale` command does. By default OpenMP's
+threads spin at each barrier, and these matrices are small enough for barriers to be most of the work: on two
+shared cores a step of d_model 64 took 1.2 s without it and 0.2 s with it, and burnt five times the CPU time.
+The variable is read when torch is imported, so nothing in this file could set it in time.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import platform
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+
+from profiler.errors import InvalidValueError, JoulescaleError
+from profiler.integrations.lightning import EfficiencyMonitor, RunFacts
+from profiler.workload import RunRequest, check_preset
+from workloads.corpus import Corpus, load_corpus, repetition
+from workloads.lm_settings import PRESETS, WIDTHS, LMSettings
+from workloads.lm_training import fit
+from workloads.transformer import FLOPS_FORMULA, model_flops_per_token, num_params
+
+
+class LMWorkload:
+    """The workload as `joulescale run lm` and `joulescale sweep lm` see it."""
+
+    name = "lm"
+    summary = "Byte-level language models over widths and token budgets: the scaling sweep."
+
+    def preset(self, preset: str) -> LMSettings:
+        """The settings of a preset."""
+        return PRESETS[check_preset(preset)]
+
+    def grid(self, preset: str) -> Mapping[str, Sequence[int]]:
+        """The widths of a preset's sweep."""
+        return {"d_model": WIDTHS[check_preset(preset)]}
+
+    def identity(self, settings: LMSettings) -> Mapping[str, str]:
+        """The data's hash, and the versions that can change the numbers; refuses a missing GPU."""
+        choose_accelerator(settings)
+        return _identity(settings, self.corpus(settings))
+
+    def corpus(self, settings: LMSettings) -> Corpus:
+        """The text to train on."""
+        return load_corpus(settings.data, seq_len=settings.seq_len, vocab_size=settings.vocab_size)
+
+    def cost(self, settings: LMSettings) -> float:
+        """Time relative to other settings, by what was measured on two cores: N^0.435 D^0.934."""
+        config = settings.config(settings.vocab_size or 257)
+        return float(num_params(config) ** 0.435 * settings.token_budgets[-1] ** 0.934)
+
+    def train(self, request: RunRequest) -> Path:
+        """Train one width to all its budgets under the monitor; return the run's folder."""
+        settings: LMSettings = request.settings
+        accelerator = choose_accelerator(settings)
+        corpus = self.corpus(settings)
+        facts = _facts(request, corpus, _notes(settings, corpus, accelerator))
+        if "data" in facts.notes:
+            sys.stderr.write(facts.notes["data"] + "\n")
+        flops_per_token = model_flops_per_token(settings.config(corpus.vocab_size))
+        monitor = EfficiencyMonitor(
+            request.runs_dir,
+            name=request.name,
+            model_flops=lambda batch: batch[1].numel() * flops_per_token,
+            tokens=lambda batch: batch[1].numel(),
+            samples=lambda batch: len(batch[1]),
+            peak_flops_per_s="measure" if accelerator == "cpu" else None,
+            facts=facts,
+        )
+        fit(
+            settings,
+            corpus,
+            settings.schedule(),
+            monitor,
+            seed=request.seed,
+            accelerator=accelerator,
+            callbacks=[monitor],
+        )
+        if monitor.run_dir is None:
+            raise JoulescaleError("The training ended, but no run was recorded. The warning above says why.")
+        return monitor.run_dir
+
+
+def choose_accelerator(settings: LMSettings) -> str:
+    """The accelerator to train on: "cpu" or "cuda".
+
+    Raises:
+        InvalidValueError: A GPU is asked for, and there is none.
+    """
+    has_cuda = torch.cuda.is_available()
+    if settings.accelerator == "cuda" and not has_cuda:
+        raise InvalidValueError(
+            "accelerator = 'cuda', but torch finds no CUDA device here, so the run was not started. "
+            "Use '--preset cpu' or '--set accelerator=cpu', or start it on a machine with an NVIDIA GPU."
+        )
+    return "cuda" if has_cuda and settings.accelerator != "cpu" else "cpu"
+
+
+def _identity(settings: LMSettings, corpus: Corpus) -> dict[str, str]:
+    identity = {"data_sha256": corpus.sha256, "torch": torch.__version__}
+    if settings.data is None:  # said beside the hash because it explains why the hash differs
+        identity["python"] = platform.python_version()
+    return identity
+
+
+def _facts(request: RunRequest, corpus: Corpus, notes: Mapping[str, str]) -> RunFacts:
+    settings: LMSettings = request.settings
+    return RunFacts(
+        workload=request.workload,
+        preset=request.preset,
+        seed=request.seed,
+        settings=dataclasses.asdict(settings),
+        identity=_identity(settings, corpus),
+        params=num_params(settings.config(corpus.vocab_size)),
+        data={
+            "description": corpus.description,
+            "sha256": corpus.sha256,
+            "files": corpus.num_files,
+            "train_tokens": len(corpus.train),
+            "validation_tokens": len(corpus.validation),
+            "vocab_size": corpus.vocab_size,
+        },
+        flops_formula=FLOPS_FORMULA,
+        carbon=request.carbon,
+        notes=notes,
+    )
+
+
+def _notes(settings: LMSettings, corpus: Corpus, accelerator: str) -> dict[str, str]:
+    """What somebody who reads the numbers later should know, by topic."""
+    notes = {"data": repetition(corpus, settings.token_budgets[-1])}
+    policy = os.environ.get("OMP_WAIT_POLICY")
+    if accelerator == "cpu" and (policy or "").upper() != "PASSIVE":
+        notes["omp_wait_policy"] = (
+            f"OMP_WAIT_POLICY was {policy or 'unset'}, not PASSIVE: threads may have spun at barriers, which "
+            "costs CPU time and energy for no work. Start the run with the joulescale command, or set it."
+        )
+    segments = settings.schedule().segments
+    branch = next(segment.first_position for segment in segments if segment.kind == "cooldown")
+    if settings.warmup_steps > branch:
+        notes["warmup_steps"] = (
+            f"The first cool-down began at step {branch}, within {settings.warmup_steps} steps of warm-up, "
+            "so the loss at that budget is higher than it could be. Give fewer warmup_steps, or larger "
+            "token_budgets."
+        )
+    return {topic: note for topic, note in notes.items() if note is not None}
+
+
+WORKLOAD = LMWorkload()

@@ -1,0 +1,293 @@
+"""The training of workload `lm`: the module, the callback that walks a schedule, and one `trainer.fit`.
+
+Lightning knows a single epoch of steps. Which of them belong to the trunk and which to a branch, at what rate
+they learn and what happens between them is the business of `ScheduleCallback`.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import math
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, Protocol
+
+import lightning as L
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from workloads.corpus import Corpus
+from workloads.lm_settings import LMSettings
+from workloads.progress import ProgressCallback, choose_display
+from workloads.schedule import Schedule, Segment
+from workloads.transformer import Transformer, model_flops_per_token, num_params
+
+Batch = Sequence[Tensor]
+
+
+class LMModule(L.LightningModule):
+    """The model with its loss and optimizer."""
+
+    def __init__(self, settings: LMSettings, *, vocab_size: int) -> None:
+        super().__init__()
+        self.settings = settings
+        self.transformer = Transformer(settings.config(vocab_size))
+        if settings.compile:
+            self.transformer.compile()
+
+    def token_losses(self, batch: Batch) -> Tensor:
+        """Cross-entropy of each target, in nats, of shape (batch, time)."""
+        inputs, targets = batch
+        logits = self.transformer(inputs).float()
+        return F.cross_entropy(logits.transpose(1, 2), targets, reduction="none")
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Mean loss of a batch, in nats per token."""
+        return self.token_losses(batch).mean()
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """AdamW in one kernel; `peak_lr` is what the schedule's factor multiplies."""
+        embedding = self.transformer.embedding.weight
+        matrices = [p for p in self.transformer.parameters() if p is not embedding]
+        groups = [
+            {
+                "params": matrices,
+                "peak_lr": self.settings.matrix_lr,
+                "weight_decay": self.settings.weight_decay,
+            },
+            {"params": [embedding], "peak_lr": self.settings.lr, "weight_decay": 0.0},
+        ]
+        return torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.95), fused=True)
+
+
+class ScheduledBatches(Dataset[tuple[Tensor, Tensor]]):
+    """The batch of each step, in the order of execution: branches and trunk read the same positions."""
+
+    def __init__(self, corpus: Corpus, schedule: Schedule, settings: LMSettings, *, seed: int) -> None:
+        self._positions = [position for _, position in schedule.steps()]
+        self._corpus, self._settings, self._seed = corpus, settings, seed
+
+    def __len__(self) -> int:
+        return len(self._positions)
+
+    def __getitem__(self, step: int) -> tuple[Tensor, Tensor]:
+        return self._corpus.train_batch(
+            self._positions[step],
+            batch_size=self._settings.batch_size,
+            seq_len=self._settings.seq_len,
+            seed=self._seed,
+        )
+
+
+class Monitor(Protocol):
+    """The part of `EfficiencyMonitor` that a workload talks to."""
+
+    def now(self) -> float:
+        """Seconds on the run's clock."""
+        ...
+
+    def phase(self, name: Any) -> AbstractContextManager[Any]:
+        """Book the time within as this phase, and not as a step's."""
+        ...
+
+    def mark(
+        self,
+        kind: str,
+        *,
+        start_s: float | None = None,
+        end_s: float | None = None,
+        note: Mapping[str, object] = ...,
+    ) -> None:
+        """Record an interval or an instant."""
+        ...
+
+
+class ScheduleCallback(L.Callback):
+    """Walks the schedule: sets each step's learning rate, branches, evaluates, comes back to the trunk.
+
+    The windows of time that a point is charged with are those of the trunk so far and of its own cool-down.
+    What lies between segments (copying state, evaluating) belongs to none.
+    """
+
+    def __init__(self, *, schedule: Schedule, corpus: Corpus, settings: LMSettings, monitor: Monitor) -> None:
+        self._steps = list(schedule.steps())
+        self._schedule, self._corpus, self._settings, self._monitor = schedule, corpus, settings, monitor
+        self._trunk_windows: list[list[float]] = []
+        self._branch_state: dict[str, Any] = {}
+        self._start_s = 0.0
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Enter the first segment."""
+        self._enter(self._steps[0][0], trainer)
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Set the learning rate."""
+        factor = self._schedule.lr_factor(*self._steps[batch_idx])
+        for group in trainer.optimizers[0].param_groups:
+            group["lr"] = factor * group["peak_lr"]
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """After the last step of a segment, leave it and enter the next."""
+        segment, position = self._steps[batch_idx]
+        if position + 1 < segment.end_position:
+            return
+        is_last = batch_idx + 1 == len(self._steps)
+        self._leave(segment, trainer, is_last=is_last)
+        if not is_last:
+            self._enter(self._steps[batch_idx + 1][0], trainer)
+
+    def _enter(self, segment: Segment, trainer: L.Trainer) -> None:
+        if segment.kind == "cooldown":
+            with self._monitor.phase("checkpoint"):
+                self._branch_state = copy_state(trainer)
+        self._start_s = self._now(trainer)
+
+    def _leave(self, segment: Segment, trainer: L.Trainer, *, is_last: bool) -> None:
+        window = [self._start_s, self._now(trainer)]
+        self._monitor.mark(
+            segment.kind,
+            start_s=window[0],
+            end_s=window[1],
+            note={"budget_tokens": segment.budget_tokens, "steps": segment.num_steps},
+        )
+        if segment.kind == "trunk":
+            self._trunk_windows.append(window)
+            return
+        self._mark_point(segment, trainer, windows=[*self._trunk_windows, window])
+        if not is_last:  # the model of the last branch is the one that is kept
+            with self._monitor.phase("checkpoint"):
+                restore_state(trainer, self._branch_state)
+
+    def _mark_point(self, segment: Segment, trainer: L.Trainer, *, windows: list[list[float]]) -> None:
+        with self._monitor.phase("validation"):
+            loss, plus_minus = self._evaluate(trainer)
+        config = self._settings.config(self._corpus.vocab_size)
+        steps = segment.end_position
+        tokens = steps * self._settings.tokens_per_step
+        note = {
+            "budget_tokens": segment.budget_tokens,
+            "tokens": tokens,
+            "params": num_params(config),
+            "loss": loss,
+            "loss_plus_minus": plus_minus,
+            "windows": windows,
+            "steps": steps,
+            "model_flops": tokens * model_flops_per_token(config),
+        }
+        self._monitor.mark("budget", start_s=self._monitor.now(), note=note)
+
+    def _evaluate(self, trainer: L.Trainer) -> tuple[float | None, float | None]:
+        module = trainer.lightning_module
+        assert isinstance(module, LMModule)
+        batches = self._corpus.validation_batches(
+            num_sequences=self._settings.val_sequences,
+            batch_size=self._settings.batch_size,
+            seq_len=self._settings.seq_len,
+        )
+        with torch.no_grad(), trainer.precision_plugin.forward_context():
+            losses = [
+                module.token_losses([t.to(module.device) for t in batch]).mean(dim=1) for batch in batches
+            ]
+        return mean_and_half_width(torch.cat(losses).double())
+
+    def _now(self, trainer: L.Trainer) -> float:
+        # A handful of times in a run: without it, kernels still queued would be charged to the next segment.
+        if trainer.strategy.root_device.type == "cuda":
+            torch.cuda.synchronize()
+        return self._monitor.now()
+
+
+def copy_state(trainer: L.Trainer) -> dict[str, Any]:
+    """A copy of everything that training changes: weights and optimizer state."""
+    assert trainer.model is not None
+    return copy.deepcopy(
+        {"model": trainer.model.state_dict(), "optimizer": trainer.optimizers[0].state_dict()}
+    )
+
+
+def restore_state(trainer: L.Trainer, state: Mapping[str, Any]) -> None:
+    """Put weights and optimizer back, bit for bit. The optimizer adopts the copy, so use each copy once."""
+    assert trainer.model is not None
+    trainer.model.load_state_dict(state["model"])
+    trainer.optimizers[0].load_state_dict(state["optimizer"])
+
+
+def mean_and_half_width(losses: Tensor) -> tuple[float | None, float | None]:
+    """Mean of the sequences' losses and half the width of its 95 % interval; None where there is none.
+
+    The interval holds for sequences drawn at random from the validation part. It says how well the loss of
+    this model is known, not how much another seed would change it.
+    """
+    mean = losses.mean().item()
+    if not math.isfinite(mean):
+        return None, None
+    return mean, 1.96 * losses.std().item() / math.sqrt(len(losses)) if len(losses) > 1 else None
+
+
+def fit(
+    settings: LMSettings,
+    corpus: Corpus,
+    schedule: Schedule,
+    monitor: Monitor,
+    *,
+    seed: int,
+    accelerator: str = "cpu",
+    callbacks: Sequence[L.Callback] = (),
+) -> LMModule:
+    """Run a schedule from freshly seeded weights; return the module as the last step left it."""
+    torch.manual_seed(seed)
+    module = LMModule(settings, vocab_size=corpus.vocab_size)
+    walker = ScheduleCallback(schedule=schedule, corpus=corpus, settings=settings, monitor=monitor)
+    display = choose_display()
+    if display is not None:
+        shown = ProgressCallback(display, steps=schedule.num_steps, tokens_per_step=settings.tokens_per_step)
+        callbacks = [*callbacks, shown]
+    batches = ScheduledBatches(corpus, schedule, settings, seed=seed)
+    with _quiet_lightning(), _threads(settings.threads):
+        trainer = L.Trainer(
+            accelerator=accelerator,
+            devices=1,
+            precision=settings.precision,
+            max_epochs=1,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            callbacks=[*callbacks, walker],
+        )
+        trainer.fit(module, DataLoader(batches, batch_size=None, pin_memory=accelerator == "cuda"))
+    return module
+
+
+@contextmanager
+def _quiet_lightning() -> Iterator[None]:
+    """Without Lightning's advice on loaders and devices, which is for its own users. Errors still show."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"lightning\.")
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
+
+
+@contextmanager
+def _threads(threads: int | None) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
