@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import streamlit as st
 
 from dashboard.data import runs_dir
 from dashboard.sidebar import choose_factors
 
+# A file of ours: an icon by Streamlit's name or an emoji would be fetched from the network.
+_ICON = Path(__file__).with_name("icon.svg")
+
 
 def main() -> None:
     """Draw the sidebar, then the page."""
-    st.set_page_config(page_title="joulescale", page_icon=":material/bolt:", layout="wide")
+    st.set_page_config(page_title="joulescale", page_icon=str(_ICON), layout="wide")
     page = st.navigation(
         [
-            st.Page("pages/runs.py", title="Runs", icon=":material/list:", url_path="runs", default=True),
-            st.Page("pages/run.py", title="Run", icon=":material/monitoring:", url_path="run"),
-            st.Page("pages/scale.py", title="Scale", icon=":material/stacked_line_chart:", url_path="scale"),
+            st.Page("views/runs.py", title="Runs", icon=":material/list:", url_path="runs", default=True),
+            st.Page("views/run.py", title="Run", icon=":material/monitoring:", url_path="run"),
+            st.Page("views/scale.py", title="Scale", icon=":material/stacked_line_chart:", url_path="scale"),
         ]
     )
     with st.sidebar:

@@ -6,6 +6,7 @@ Nothing is computed here: every number comes from `profiler`.
 from __future__ import annotations
 
 import os
+import shlex
 import time
 from pathlib import Path
 from typing import Any
@@ -89,7 +90,7 @@ def _changed_ns(path: Path) -> int:
 
 def _how_to_fill(folder: Path) -> None:
     st.write("Fill it with a sweep that a CPU finishes in minutes:")
-    st.code(f"joulescale sweep lm --preset cpu --runs-dir {folder}", language="bash")
+    st.code(f"joulescale sweep lm --preset cpu --runs-dir {shlex.quote(str(folder))}", language="bash")
 
 
 @st.cache_resource(max_entries=1, show_spinner="Reading the runs folder")

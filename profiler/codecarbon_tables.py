@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -28,12 +28,16 @@ def source_name() -> str:
 def cpu_tdp_w() -> Mapping[str, float]:
     """Thermal design power in watts of whole processors, by the product name that the table uses.
 
-    Rows without one plain number (a few are garbled, such as `27.29.5`) are left out: unknown.
+    Rows without one plain number above 0 (a few are garbled, such as `27.29.5`) are left out: unknown.
     """
     with (_data_dir() / "hardware" / "cpu_power.csv").open(encoding="utf-8", newline="") as file:
-        return {
-            row["Name"]: float(row["TDP"]) for row in csv.DictReader(file) if _NUMBER.fullmatch(row["TDP"])
-        }
+        return read_tdp_w(file)
+
+
+def read_tdp_w(lines: Iterable[str]) -> dict[str, float]:
+    """The table of `cpu_tdp_w` from its CSV text, with columns `Name` and `TDP`."""
+    rows = ((row["Name"], row["TDP"] or "") for row in csv.DictReader(lines))
+    return {name: float(tdp) for name, tdp in rows if _NUMBER.fullmatch(tdp) and float(tdp) > 0.0}
 
 
 @cache

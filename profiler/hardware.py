@@ -6,7 +6,6 @@ peaks in use for one card differ by up to 3.8x between respected codebases.
 
 from __future__ import annotations
 
-import os
 import platform
 import re
 from collections.abc import Mapping
@@ -111,7 +110,7 @@ def cpu_power(cpuinfo: Path = Path("/proc/cpuinfo")) -> CpuPower:
     A virtual machine hides how many threads share the chip's power, so there, and for a model that the table
     lacks, a fixed number of watts a thread is assumed, and the error bar is wider.
     """
-    text = cpuinfo.read_text(encoding="utf-8") if cpuinfo.exists() else ""
+    text = cpuinfo.read_text(encoding="utf-8", errors="replace") if cpuinfo.exists() else ""
     name = _field(text, "model name") or platform.processor() or platform.machine() or "unknown processor"
     tdp_w = cpu_tdp_w().get(_table_name(name))
     if tdp_w is None:
@@ -119,7 +118,7 @@ def cpu_power(cpuinfo: Path = Path("/proc/cpuinfo")) -> CpuPower:
     if re.search(r"^flags\s*:.*\bhypervisor\b", text, re.MULTILINE):
         return _assumed(name, "a virtual machine does not show how many threads share the processor's power")
     sockets = len(set(re.findall(r"^physical id\s*:\s*(\d+)", text, re.MULTILINE))) or 1
-    threads = (os.cpu_count() or 1) / sockets
+    threads = len(re.findall(r"^processor\s*:", text, re.MULTILINE)) / sockets
     return CpuPower(
         name=name,
         watts_per_thread=tdp_w / threads,

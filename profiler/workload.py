@@ -7,6 +7,7 @@ none of them and anybody can add one from a package of their own.
 from __future__ import annotations
 
 import dataclasses
+import math
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -63,6 +64,14 @@ class Workload(Protocol):
 
         Raises:
             UsageError: The settings name data that cannot be used.
+        """
+        ...
+
+    def check(self, settings: Any) -> None:
+        """Refuse settings that this machine cannot train, before anything is written.
+
+        Raises:
+            UsageError: A GPU is asked for where there is none, say.
         """
         ...
 
@@ -141,9 +150,10 @@ def parse_value(key: str, text: str, hint: Any) -> Any:
         item = typing.get_args(hint)[0]
         return tuple(parse_value(key, part.strip(), item) for part in text.split("+") if part.strip())
     if typing.get_origin(hint) is typing.Literal:
-        if text not in typing.get_args(hint):
-            raise UnknownNameError(f"value of {key}", text, typing.get_args(hint))
-        return text
+        known = {str(value): value for value in typing.get_args(hint)}
+        if text not in known:
+            raise UnknownNameError(f"value of {key}", text, known)
+        return known[text]
     try:
         return _SCALAR[hint](text)
     except (ValueError, OverflowError):
@@ -162,6 +172,13 @@ def _int(text: str) -> int:
         return int(number)
 
 
+def _float(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(text)
+    return number
+
+
 def _bool(text: str) -> bool:
     words = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
     if text.lower() not in words:
@@ -169,6 +186,6 @@ def _bool(text: str) -> bool:
     return words[text.lower()]
 
 
-_SCALAR: dict[Any, Any] = {int: _int, float: float, bool: _bool, str: str}
+_SCALAR: dict[Any, Any] = {int: _int, float: _float, bool: _bool, str: str}
 _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 _EXAMPLES = {int: "64", float: "0.003", bool: "true", str: "text"}

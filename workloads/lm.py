@@ -45,13 +45,16 @@ class LMWorkload:
         return {"d_model": WIDTHS[check_preset(preset)]}
 
     def identity(self, settings: LMSettings) -> Mapping[str, str]:
-        """The data's hash, and the versions that can change the numbers; refuses a missing GPU."""
-        choose_accelerator(settings)
+        """The data's hash, and the versions that can change the numbers."""
         return _identity(settings, self.corpus(settings))
 
     def corpus(self, settings: LMSettings) -> Corpus:
         """The text to train on."""
         return load_corpus(settings.data, seq_len=settings.seq_len, vocab_size=settings.vocab_size)
+
+    def check(self, settings: LMSettings) -> None:
+        """Refuse a GPU that is not here."""
+        choose_accelerator(settings)
 
     def cost(self, settings: LMSettings) -> float:
         """Time relative to other settings, by what was measured on two cores: N^0.435 D^0.934."""

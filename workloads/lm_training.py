@@ -42,8 +42,8 @@ class LMModule(L.LightningModule):
     def token_losses(self, batch: Batch) -> Tensor:
         """Cross-entropy of each target, in nats, of shape (batch, time)."""
         inputs, targets = batch
-        logits = self.transformer(inputs).float()
-        return F.cross_entropy(logits.transpose(1, 2), targets, reduction="none")
+        logits = self.transformer(inputs).float().flatten(0, 1)
+        return F.cross_entropy(logits, targets.flatten(), reduction="none").view_as(targets)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Mean loss of a batch, in nats per token."""
@@ -51,15 +51,11 @@ class LMModule(L.LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """AdamW in one kernel; `peak_lr` is what the schedule's factor multiplies."""
-        embedding = self.transformer.embedding.weight
+        settings, embedding = self.settings, self.transformer.embedding.weight
         matrices = [p for p in self.transformer.parameters() if p is not embedding]
         groups = [
-            {
-                "params": matrices,
-                "peak_lr": self.settings.matrix_lr,
-                "weight_decay": self.settings.weight_decay,
-            },
-            {"params": [embedding], "peak_lr": self.settings.lr, "weight_decay": 0.0},
+            {"params": matrices, "peak_lr": settings.matrix_lr, "weight_decay": settings.weight_decay},
+            {"params": [embedding], "peak_lr": settings.lr, "weight_decay": 0.0},
         ]
         return torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.95), fused=True)
 
@@ -121,7 +117,8 @@ class ScheduleCallback(L.Callback):
         self._start_s = 0.0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Enter the first segment."""
+        """Warm up, then enter the first segment."""
+        warm_up(trainer, self._corpus, self._settings)
         self._enter(self._steps[0][0], trainer)
 
     def on_train_batch_start(
@@ -203,6 +200,20 @@ class ScheduleCallback(L.Callback):
         if trainer.strategy.root_device.type == "cuda":
             torch.cuda.synchronize()
         return self._monitor.now()
+
+
+def warm_up(trainer: L.Trainer, corpus: Corpus, settings: LMSettings) -> None:
+    """One pass that is thrown away, so that compiling and allocating are in no point's windows.
+
+    Compiling takes half a minute and the first window is in all points: it would flatten every curve.
+    """
+    module = trainer.lightning_module
+    assert isinstance(module, LMModule)
+    batch = corpus.train_batch(0, batch_size=settings.batch_size, seq_len=settings.seq_len, seed=0)
+    with trainer.precision_plugin.forward_context():
+        loss = module.token_losses([t.to(module.device) for t in batch]).mean()
+    torch.autograd.backward(loss)
+    module.zero_grad(set_to_none=True)
 
 
 def copy_state(trainer: L.Trainer) -> dict[str, Any]:

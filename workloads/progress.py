@@ -49,7 +49,7 @@ class JsonLines:
         try:
             os.write(self._descriptor, line.encode() + b"\n")
         except OSError:
-            self._descriptor = -1  # every later write fails at once, without a system call that could block
+            self._descriptor = -1  # from now on each write fails at once, whoever gets the old number
 
     def close(self) -> None:
         """Leave the descriptor open: it is not ours."""

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
@@ -16,6 +18,7 @@ import typer
 from profiler.errors import InvalidValueError, UsageError
 
 HOST = "127.0.0.1"
+_POLL_S = 0.2
 
 _SAFETY: Mapping[str, str] = {
     "server.address": HOST,
@@ -27,6 +30,7 @@ _SAFETY: Mapping[str, str] = {
     "server.maxUploadSize": "1",
     "server.fileWatcherType": "none",
     "server.runOnSave": "false",
+    "runner.magicEnabled": "false",
     "browser.gatherUsageStats": "false",
     "client.showErrorDetails": "none",
     "client.showErrorLinks": "false",
@@ -37,6 +41,8 @@ _SAFETY: Mapping[str, str] = {
 _LOOK: Mapping[str, str] = {
     "theme.baseRadius": "0.4rem",
     "theme.showWidgetBorder": "true",
+    "theme.paddingTop": "2.5rem",
+    "theme.metricValueFontSize": "1.6rem",
     "theme.light.primaryColor": "#1f7a63",
     "theme.light.backgroundColor": "#ffffff",
     "theme.light.secondaryBackgroundColor": "#f4f6f5",
@@ -101,9 +107,8 @@ def _command(server: Path, port: int) -> list[str]:
     """Streamlit's command line. `-P`: files in the current folder must not stand in for installed modules."""
     flags = {**_SAFETY, "server.port": str(port), **_LOOK}
     options = [f"--{name}={value}" for name, value in flags.items()]
-    options += [
-        f"--server.allowedHosts={host}" for host in (HOST, "localhost")
-    ]  # a list is given by repeating
+    # a list is given by repeating the flag
+    options += [f"--server.allowedHosts={host}" for host in (HOST, "localhost")]
     return [sys.executable, "-P", "-m", "streamlit", "run", str(server), *options]
 
 
@@ -120,21 +125,27 @@ def _environment(server: Path, runs_dir: Path, port: int) -> dict[str, str]:
 
 
 def _serve(command: list[str], environment: Mapping[str, str]) -> None:
-    """Run until it ends or Ctrl-C, which reaches the server too: then wait for it, and that is no error."""
-    process = subprocess.Popen(command, env=environment)
+    """Run until Streamlit ends, or until Ctrl-C or SIGTERM: then end it too. Ctrl-C is no error.
+
+    Streamlit is put in a process group of its own: it would answer Ctrl-C with "Aborted!" and status 1. Its end
+    is polled for, because Polars installs a SIGINT handler that restarts system calls: Ctrl-C would not end a wait.
+    """
+    group = 0 if os.name == "posix" else None
+    process = subprocess.Popen(command, env=environment, process_group=group)
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
-        status = process.wait()
+        while process.poll() is None:
+            time.sleep(_POLL_S)
     except KeyboardInterrupt:
-        _end(process)
         return
-    except BaseException:
-        process.kill()
-        raise
-    if status:
-        raise UsageError(f"Streamlit ended with status {status}; its own message is above.")
+    finally:
+        _end(process)
+        signal.signal(signal.SIGTERM, before)
+    raise UsageError(f"Streamlit ended with status {process.returncode}; its own message is above.")
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
+    """End the server if it still runs; kill it if it does not end within ten seconds."""
     process.terminate()
     try:
         process.wait(timeout=10)

@@ -21,6 +21,7 @@ from profiler.cli.options import (
     print_json,
     settings_texts,
 )
+from profiler.errors import InvalidValueError
 from profiler.store.folder import check_run_name, writable_runs_dir
 from profiler.workload import RunRequest, apply_settings, check_preset, load_workload
 
@@ -45,14 +46,17 @@ def run(
     found = load_workload(workload)
     carbon_factors(country, carbon_intensity, pue)
     chosen = apply_settings(found.preset(check_preset(preset)), settings_texts(settings, data))
-    found.identity(chosen)  # refuses data that cannot be used before anything is written
+    found.check(chosen)
+    found.identity(chosen)  # refuses data that cannot be used, before anything is written
+    if name is not None:
+        _refuse_taken(runs_dir, check_run_name(name))
     request = RunRequest(
         runs_dir=writable_runs_dir(runs_dir),
         workload=workload,
         preset=preset,
         seed=seed,
         settings=chosen,
-        name=None if name is None else check_run_name(name),
+        name=name,
         carbon={"country": country, "intensity_g_per_kwh": carbon_intensity, "pue": pue},
     )
     run_dir = found.train(request)
@@ -66,6 +70,14 @@ def run(
 
         print_run(run_dir)
         typer.echo(f"stored in {run_dir}")
+
+
+def _refuse_taken(runs_dir: Path, name: str) -> None:
+    if (runs_dir / name).exists():
+        raise InvalidValueError(
+            f"There is a run named {name!r} in {runs_dir} already, and two trainings in one would be neither."
+            " Choose another --name, or leave it out to have one made."
+        )
 
 
 def wait_passively() -> None:

@@ -9,7 +9,9 @@ import polars as pl
 import typer
 
 from profiler.cli.options import AsJson, CarbonIntensity, Country, Pue, RunsDir, carbon_factors, print_json
+from profiler.errors import UnknownNameError
 from profiler.metrics.points import scale_points
+from profiler.report.axes import X_AXES, Y_AXES
 from profiler.report.terminal import is_wide, points_table, show
 from profiler.store.runs import open_run, scan_runs
 
@@ -32,6 +34,9 @@ def scale(
     as_json: AsJson = False,
 ) -> None:
     """Print efficiency against scale, one row a model size and token budget."""
+    for axis, known in ((x, X_AXES), (y, Y_AXES)):
+        if axis not in known:
+            raise UnknownNameError("axis", axis, known)
     stored = [open_run(runs_dir, name) for name in runs] if runs else scan_runs(runs_dir)
     points = scale_points(stored, carbon_factors(country, carbon_intensity, pue))
     if plot is not None:

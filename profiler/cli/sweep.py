@@ -73,6 +73,8 @@ def sweep(
         for seed in _seeds(seeds)
         for texts in varied
     ]
+    for point in points:
+        found.check(point.settings)
     identities = {
         id(p): found.identity(p.settings) for p in points
     }  # refuses unusable data before the first run

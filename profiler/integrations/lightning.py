@@ -15,7 +15,7 @@ from typing import Any, Literal
 import lightning.pytorch as pl
 import torch
 
-from profiler.errors import InvalidValueError
+from profiler.errors import InvalidValueError, UnknownNameError
 from profiler.integrations.lightning_facts import SlowMemory, find_peak, gpu_wish, logged_numbers
 from profiler.measure.deferred import scalar_of
 from profiler.measure.guard import Guard, guarded
@@ -100,13 +100,19 @@ class EfficiencyMonitor(pl.Callback):
 
     @contextmanager
     def phase(self, name: Phase) -> Iterator[None]:
-        """Book the time of a block as this phase, not as the one that was open."""
-        before = self._current_phase()
-        self._enter(name)
+        """Book the time of a block as this phase, not as the one that was open.
+
+        Raises:
+            UnknownNameError: There is no such phase.
+        """
+        if name not in STEP_PHASES + RUN_PHASES:
+            raise UnknownNameError("phase", name, STEP_PHASES + RUN_PHASES)
+        before = self._session.recorder.phase if self._session else None
+        self._guard.call("recording", self._enter, name)
         try:
             yield
         finally:
-            self._enter(before)
+            self._guard.call("recording", self._enter, before)
 
     @guarded("marks")
     def mark(
@@ -154,6 +160,7 @@ class EfficiencyMonitor(pl.Callback):
             samples=self._samples,
             model_flops=self._model_flops,
         )
+        session.flops_source = self._facts.flops_formula or self._work_counter.flops_source
         self._memory = SlowMemory(device)
         self._session, self.run_dir = session, session.run_dir
         self._step, self._fit_start_s = trainer.global_step, session.now()
@@ -208,7 +215,7 @@ class EfficiencyMonitor(pl.Callback):
         if isinstance(
             loss, torch.Tensor
         ):  # Lightning divides by the number of microbatches, so their sum is the mean
-            self._loss = loss.detach() if self._loss is None else self._loss + loss.detach()
+            self._loss = loss if self._loss is None else self._loss.detach() + loss.detach()
         if self._updated:
             self._end_step(trainer)
         else:
@@ -245,20 +252,14 @@ class EfficiencyMonitor(pl.Callback):
 
     # -- inside ----------------------------------------------------------------------------------------------------
 
-    def _current_phase(self) -> Phase | None:
-        return self._session.recorder.phase if self._session else None
-
-    @guarded("recording")
     def _enter(self, phase: Phase | None) -> None:
-        if phase is not None and phase not in STEP_PHASES + RUN_PHASES:
-            raise InvalidValueError(f"There is no phase {phase!r}.")
         if self._session:
             self._session.recorder.enter(phase)
 
     def _end_count(self) -> None:
-        if self._work_counter and self._session:
+        if self._session and self._work_counter and self._work_counter.counting:
             self._work_counter.end_count()
-            self._session.flops_source = self._facts.flops_formula or self._work_counter.flops_source
+            self._session.flops_source = self._work_counter.flops_source
 
     def _end_step(self, trainer: pl.Trainer) -> None:
         assert self._session is not None

@@ -61,6 +61,7 @@ def scalar_of(value: object) -> Scalar | None:
     if isinstance(value, torch.Tensor):
         if value.numel() != 1:
             return None
-        flat = value.detach().reshape(())
-        return FromGpu(flat) if flat.is_cuda else Now(float(flat)) if flat.device.type == "cpu" else None
+        if value.is_cuda:
+            return FromGpu(value.detach().reshape(()))
+        return Now(value.item()) if value.device.type == "cpu" else None
     return Now(float(value)) if isinstance(value, int | float) else None

@@ -137,7 +137,7 @@ class Recorder:
         self, kind: str, start_s: float, end_s: float | None = None, note: Mapping[str, object] | None = None
     ) -> None:
         """Store an interval, or an instant if it has no end."""
-        text = json.dumps({key: _finite(value) for key, value in (note or {}).items()}, allow_nan=False)
+        text = json.dumps(_finite(note or {}), allow_nan=False)
         self._emit(Mark(rank=self._rank, kind=kind, start_s=start_s, end_s=end_s, note=text))
 
     def flush(self) -> None:
@@ -211,5 +211,9 @@ def _collect(loss: Scalar | None) -> float | None:
 
 
 def _finite(value: object) -> object:
-    """JSON has no NaN: what is not finite is not known."""
+    """JSON has no NaN: what is not finite is not known, however deep it lies."""
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

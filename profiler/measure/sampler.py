@@ -19,6 +19,9 @@ from profiler.records import Reading
 SAMPLING_PERIOD_S = 0.1
 MAX_SHARE = 0.05
 RETRY_LOST_S = 5.0
+HANG_S = 0.2
+"""Seconds that a caller of `sample` waits for a round that is under way: a driver call may hang for good."""
+
 _NOTHING = GaugeReading()
 T = TypeVar("T")
 
@@ -31,7 +34,7 @@ class Sampler:
         clock: Seconds on the run's clock.
         emit: Takes each reading; called from the sampler's thread and from `sample`'s caller.
         on_lost: Called with the device and the reason when a sensor first fails, or fails again after it came back.
-        guard: Keeps a fault of ours on the sampler's thread from being lost in silence.
+        guard: Switches sampling off after any fault but a sensor's own, and keeps the reason.
         period_s: Seconds between rounds.
     """
 
@@ -49,6 +52,7 @@ class Sampler:
         self._clock = clock
         self._emit = emit
         self._on_lost = on_lost
+        self._guard = guard
         self._period_s = period_s
         self._retry_at_s: dict[str, float] = {}
         self._round = threading.Lock()
@@ -69,10 +73,14 @@ class Sampler:
             self.sample()
 
     def sample(self) -> None:
-        """Read every probe once."""
-        with self._round:
+        """Read every probe once; not at all while another round hangs."""
+        if not self._round.acquire(timeout=HANG_S):
+            return
+        try:
             for probe in self._probes:
-                self._read(probe)
+                self._guard.call("sampling", self._read, probe)
+        finally:
+            self._round.release()
 
     def _run(self) -> None:
         pause = self._period_s

@@ -132,10 +132,12 @@ class Session:
 
     def close(self, status: str) -> None:
         """Stop sampling, store everything, and say how the run ended (finished or interrupted)."""
-        self._sampler.stop()
-        self.recorder.flush()
         self._status = status
-        self._writer.close()
+        try:
+            self._sampler.stop()
+            self.recorder.flush()
+        finally:
+            self._writer.close()
 
     def _beat(self) -> None:
         write_json(self._folder / PROCESS_NAME, self._process_file())
@@ -145,6 +147,11 @@ class Session:
     def _sensor_lost(self, device: str, reason: str) -> None:
         self.notes[f"sensor {device}"] = reason
         self.recorder.mark("sensor_lost", self.now(), note={"device": device, "reason": reason})
+
+    def _notes(self) -> dict[str, str]:
+        dropped = self._writer.dropped
+        lost = {"rows": f"{dropped} rows were dropped: the disk was gone for too long"} if dropped else {}
+        return {**self.notes, **self.guard.reasons, **lost}
 
     def _disk_failed(self, error: OSError) -> None:
         self.guard.warn("storing", f"{error.strerror or error}: rows are kept in memory and tried again")
@@ -159,7 +166,7 @@ class Session:
             attempt=self._attempt,
             clock={"wall_unix_s": self._wall_unix_s, "monotonic_s": self._origin_s},
             meters=tuple(asdict(probe.counter.meter) for probe in self._probes),
-            notes={**self.notes, **self.guard.reasons},
+            notes=self._notes(),
         )
 
     def _manifest(self) -> Manifest:
@@ -184,7 +191,7 @@ class Session:
             hardware=self._hardware,
             software=self._software,
             environment={key: os.environ[key] for key in KEPT_ENVIRONMENT if key in os.environ},
-            notes={**self.notes, **self.guard.reasons},
+            notes=self._notes(),
         )
         if self._peak is None:
             return manifest
@@ -236,4 +243,5 @@ def _attempt(run_dir: Path, place: Place) -> int:
         return 1 + int(
             os.environ.get("TORCHELASTIC_RESTART_COUNT") or os.environ.get("SLURM_RESTART_COUNT") or 0
         )
-    return 1 + len(list(run_dir.glob("attempt-*")))
+    taken = [path.name.removeprefix("attempt-") for path in run_dir.glob("attempt-*")]
+    return 1 + max((int(number) for number in taken if number.isdecimal()), default=0)

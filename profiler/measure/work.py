@@ -16,6 +16,9 @@ FLOPS_COUNTED = (
     "counted on the first microbatch, scaled by its {basis}; causal attention in full, no element-wise work"
 )
 
+NO_FORMULA = "no operator with a known FLOP formula ran. Pass model_flops="
+NO_BASIS = "neither samples nor tokens of a batch are known, so a count cannot be scaled. Pass model_flops="
+
 
 class WorkCounter:
     """Counts the work of each microbatch of one model.
@@ -48,6 +51,7 @@ class WorkCounter:
         self._samples: int | None = None
         self._tokens: int | None = None
         self._given_flops: float | None = None
+        self._once_unknown: set[str] = set()
         if self._why_not:
             notes["model_flops"] = self._why_not
 
@@ -57,6 +61,11 @@ class WorkCounter:
         if self._given["model_flops"]:
             return "given"
         return FLOPS_COUNTED.format(basis=self._flops_per_unit[0]) if self._flops_per_unit else None
+
+    @property
+    def counting(self) -> bool:
+        """Whether FLOPs are still to be counted."""
+        return self._count is not None
 
     def begin(self, batch: Any) -> None:
         """Look at a microbatch before its forward pass, and count FLOPs if they never were."""
@@ -75,9 +84,8 @@ class WorkCounter:
         count.stop()
         basis = self._basis()
         if count.failed or not count.flops or not basis:
-            self._notes["model_flops"] = (
-                count.failed or "no operator with a known FLOP formula ran. Pass model_flops="
-            )
+            nothing = NO_FORMULA if basis else NO_BASIS
+            self._notes["model_flops"] = count.failed or nothing
         else:
             self._flops_per_unit = (basis[0], count.flops / basis[1])
 
@@ -89,7 +97,9 @@ class WorkCounter:
         basis = self._basis()
         if self._given["model_flops"]:
             return self._given_flops
-        return self._flops_per_unit[1] * basis[1] if self._flops_per_unit and basis else None
+        if self._flops_per_unit is None or basis is None or basis[0] != self._flops_per_unit[0]:
+            return None
+        return self._flops_per_unit[1] * basis[1]
 
     def _basis(self) -> tuple[str, int] | None:
         """What FLOPs are proportional to: tokens, else samples. Neither known: the next batch may differ."""
@@ -104,5 +114,8 @@ class WorkCounter:
         found = self._guard.call(what, find)
         if found is None:
             return None
-        self._notes[what] = found[1]
+        if what not in self._once_unknown:  # a sum with one unknown is unknown: its reason stays
+            self._notes[what] = found[1]
+        if found[0] is None:
+            self._once_unknown.add(what)
         return found[0]

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from profiler.metrics.devices import DeviceCurve, fit_windows
 from profiler.records import RUN_PHASES, STEP_PHASES
@@ -68,10 +69,19 @@ def _estimated_share(phase: str, duration_s: float, curves: Sequence[DeviceCurve
     if not known or phase == WHOLE_STEP:
         return PhaseShare(phase=phase, duration_s=duration_s)
     energy_j: float = sum(c.meter["joules_per_cpu_s"] * _cpu_seconds(c, phase) for c in known)
+    energy_j *= _kept_share(known)
     bar = max(c.meter["relative_uncertainty"] for c in known) * energy_j
     return PhaseShare(
         phase=phase, duration_s=duration_s, energy_j=energy_j, plus_minus_j=bar, source="estimated"
     )
+
+
+def _kept_share(curves: Sequence[DeviceCurve]) -> float:
+    """1, or less where the phases' own CPU seconds claim more than the counter saw of the run."""
+    phases = (*STEP_PHASES, *RUN_PHASES, REST)
+    whole = sum(found.energy_j for c in curves if (found := c.curve.windows(fit_windows(c.process))))
+    claimed = sum(c.meter["joules_per_cpu_s"] * _cpu_seconds(c, p) for c in curves for p in phases)
+    return min(1.0, whole / claimed) if claimed > 0.0 else 1.0
 
 
 def _cpu_seconds(curve: DeviceCurve, phase: str) -> float:
@@ -116,12 +126,25 @@ def _share_of_steps(curve: DeviceCurve, column: str) -> tuple[float, float]:
     steps = curve.process.steps.drop_nulls(["start_s", "duration_s", column]).filter(
         pl.col("duration_s") > 0.0
     )
-    start_s, duration_s = steps["start_s"].to_numpy(), steps["duration_s"].to_numpy()
+    duration_s = steps["duration_s"].to_numpy()
     share = np.clip(steps[column].to_numpy() / duration_s, 0.0, 1.0)
-    energy_j = float(np.sum(share * (curve.curve.at(start_s + duration_s) - curve.curve.at(start_s))))
+    energy_j = float(np.sum(share * _step_energy_j(curve, steps)))
     power_max_w = curve.meter["power_max_w"] or float(np.max(curve.curve.power_w()))
     mixing = float(np.sum(share * (1.0 - share) * duration_s)) * power_max_w
     return energy_j, float(np.hypot(mixing, curve.meter["relative_uncertainty"] * energy_j))
+
+
+def _step_energy_j(curve: DeviceCurve, steps: pl.DataFrame) -> NDArray[np.float64]:
+    """Joules of each step, without those of a validation or checkpoint between its microbatches."""
+    start_s = steps["start_s"].to_numpy()
+    end_s = start_s + steps["duration_s"].to_numpy()
+    paused_j = np.zeros(len(steps))
+    pauses = sorted(pause for phase in RUN_PHASES for pause in _windows(curve.process, phase))
+    for pause_s in pauses:
+        inside = (start_s <= pause_s[0]) & (pause_s[0] < end_s - 1e-9)
+        end_s = end_s + inside * (pause_s[1] - pause_s[0])
+        paused_j += inside * float(np.diff(curve.curve.at(np.asarray(pause_s)))[0])
+    return curve.curve.at(end_s) - curve.curve.at(start_s) - paused_j
 
 
 def _marks(process: StoredProcess, kind: str) -> pl.DataFrame:

@@ -70,16 +70,17 @@ def carbon(factors: CarbonFactors, energy_j: float | None, plus_minus_j: float |
     found = factors.resolve()
     intensity, source = found if found else (None, None)
     kwh = None if energy_j is None else energy_j * factors.pue / J_PER_KWH
+    bar_kwh = None if plus_minus_j is None else plus_minus_j * factors.pue / J_PER_KWH
     grams = None if kwh is None or intensity is None else kwh * intensity
-    share = None if grams is None or not energy_j or plus_minus_j is None else plus_minus_j / energy_j
+    bar = None if bar_kwh is None or intensity is None else bar_kwh * intensity
     return {
         "carbon_intensity_g_per_kwh": intensity,
         "carbon_intensity_source": source,
         "pue": factors.pue,
         "facility_energy_kwh": kwh,
         "emissions_g": grams,
-        "emissions_low_g": None if share is None or grams is None else max(grams * (1.0 - share), 0.0),
-        "emissions_high_g": None if share is None or grams is None else grams * (1.0 + share),
+        "emissions_low_g": None if bar is None or grams is None else max(grams - bar, 0.0),
+        "emissions_high_g": None if bar is None or grams is None else grams + bar,
         "embodied_g": None,
         "water_l": None,
         "cost": None,

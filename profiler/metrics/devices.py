@@ -9,6 +9,7 @@ from typing import Any
 import polars as pl
 
 from profiler.metrics.energy import EnergyCurve
+from profiler.records import RUN_PHASES
 from profiler.store.runs import StoredProcess
 
 Windows = Sequence[tuple[float, float]]
@@ -42,11 +43,11 @@ def device_curves(processes: Sequence[StoredProcess]) -> list[DeviceCurve]:
     A device that several processes of one attempt read is taken from the first; an estimate from CPU time is each
     process's own.
     """
-    seen: set[tuple[int, str, str]] = set()
+    seen: set[tuple[int, str, str, str]] = set()
     curves = []
     for process in processes:
         for meter in process.facts.meters:
-            key = (process.facts.attempt, process.facts.host, meter["device"])
+            key = (process.facts.attempt, process.facts.host, meter["component"], meter["device"])
             if meter["source"] == "estimated" or key not in seen:
                 seen.add(key)
                 curve = EnergyCurve(_readings_of(process, meter), meter)
@@ -55,15 +56,18 @@ def device_curves(processes: Sequence[StoredProcess]) -> list[DeviceCurve]:
 
 
 def fit_window(process: StoredProcess) -> tuple[float, float] | None:
-    """First and last second of a process's fit: its mark, or, if it was killed, what its rows span."""
+    """First and last second of a process's fit: its mark, or, if it was killed, what its rows span.
+
+    These are its steps, validations and checkpoints; before any of them, its readings.
+    """
     marks = process.marks.filter(pl.col("kind") == "fit").drop_nulls("end_s")
     if len(marks):
         return float(marks["start_s"][0]), float(marks["end_s"][-1])
-    ends = process.steps.select(
-        pl.col("start_s").min(), (pl.col("start_s") + pl.col("duration_s")).max().alias("end")
-    )
-    if len(process.steps):
-        return float(ends["start_s"][0]), float(ends["end"][0])
+    steps = process.steps.select("start_s", (pl.col("start_s") + pl.col("duration_s")).alias("end_s"))
+    pauses = process.marks.filter(pl.col("kind").is_in(RUN_PHASES)).select("start_s", "end_s")
+    spans = pl.concat([steps, pauses]).drop_nulls()
+    if len(spans):
+        return float(spans["start_s"].min()), float(spans["end_s"].max())  # type: ignore[arg-type]
     times = process.readings["time_s"].drop_nulls()
     return (float(times.min()), float(times.max())) if len(times) > 1 else None  # type: ignore[arg-type]
 
@@ -93,12 +97,15 @@ def total(
     """Energy of all measured, or of all estimated, devices over the windows of their processes.
 
     Returns:
-        None if there is no such device, or if one of them has no energy: a sum with a hole is no sum.
+        None if there is no such device, or if one of them has no energy, be it that its process's tables are lost
+        while others of the attempt have theirs: a sum with a hole is no sum.
     """
     asked = [(c, windows(c.process)) for c in curves if c.estimated == estimated]
     energies = [c.curve.windows(w) for c, w in asked if w]
     known = [e for e in energies if e is not None]
-    if not known or len(known) < len(energies):
+    recorded = {c.process.facts.attempt for c, w in asked if w}
+    lost = any(fit_window(c.process) is None and c.process.facts.attempt in recorded for c, _ in asked)
+    if not known or len(known) < len(energies) or lost:
         return None
     return Total(energy_j=sum(e.energy_j for e in known), plus_minus_j=sum(e.plus_minus_j for e in known))
 

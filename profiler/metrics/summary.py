@@ -20,8 +20,8 @@ _WHY_NULL: Mapping[str, str] = {
     "duration_s": "nothing was recorded of the fit",
     "energy.measured_j": "no energy sensor could be read",
     "energy.measured_plus_minus_j": "no energy sensor could be read",
-    "energy.estimated_j": "everything that was recorded was measured",
-    "energy.estimated_plus_minus_j": "everything that was recorded was measured",
+    "energy.estimated_j": "nothing was estimated",
+    "energy.estimated_plus_minus_j": "nothing was estimated",
     "efficiency.hfu": "executed FLOPs (with recomputation) are not counted yet",
     "memory.peak_allocated_bytes": "the training ran on the CPU, which has no allocator statistics",
     "memory.peak_reserved_bytes": "the training ran on the CPU, which has no allocator statistics",
@@ -34,23 +34,39 @@ _WHY_NULL: Mapping[str, str] = {
 }
 """Why a key can be null, where no note of the run says it better. A dotted key."""
 
-_SAME_REASON: Mapping[str, str] = {
-    "throughput.tokens_per_s": "tokens",
-    "throughput.samples_per_s": "samples",
-    "efficiency.flops_source": "model_flops",
-    "efficiency.model_flops": "model_flops",
-    "efficiency.flops_per_s": "model_flops",
-    "efficiency.peak_flops_per_s": "mfu",
-    "efficiency.peak_source": "mfu",
-    "efficiency.mfu": "mfu",
-    "efficiency.tokens_per_j": "tokens",
-    "efficiency.energy_per_token_j": "tokens",
-    "carbon.carbon_intensity_source": "carbon.carbon_intensity_g_per_kwh",
-    "carbon.emissions_g": "carbon.carbon_intensity_g_per_kwh",
-    "carbon.emissions_low_g": "carbon.carbon_intensity_g_per_kwh",
-    "carbon.emissions_high_g": "carbon.carbon_intensity_g_per_kwh",
+_HEADLINE = "energy.<headline>_j"
+
+_MADE_OF: Mapping[str, tuple[str, ...]] = {
+    "throughput.tokens_per_s": ("tokens",),
+    "throughput.samples_per_s": ("samples",),
+    "efficiency.flops_source": ("efficiency.model_flops",),
+    "efficiency.flops_per_s": ("efficiency.model_flops",),
+    "efficiency.peak_source": ("efficiency.peak_flops_per_s",),
+    "efficiency.mfu": ("efficiency.model_flops", "efficiency.peak_flops_per_s"),
+    "efficiency.tokens_per_j": ("tokens", _HEADLINE),
+    "efficiency.energy_per_token_j": ("tokens", _HEADLINE),
+    "carbon.carbon_intensity_source": ("carbon.carbon_intensity_g_per_kwh",),
+    "carbon.facility_energy_kwh": (_HEADLINE,),
+    "carbon.emissions_g": (_HEADLINE, "carbon.carbon_intensity_g_per_kwh"),
+    "carbon.emissions_low_g": (_HEADLINE, "carbon.carbon_intensity_g_per_kwh"),
+    "carbon.emissions_high_g": (_HEADLINE, "carbon.carbon_intensity_g_per_kwh"),
 }
-"""A null key whose reason is the note of another."""
+"""What a key is made of: it is null for the reason of the first of these that is null."""
+
+_STORED_AS: Mapping[str, str] = {
+    "efficiency.model_flops": "model_flops",
+    "efficiency.peak_flops_per_s": "mfu",
+}
+"""Under which name the recording process noted the reason."""
+
+_OF_STEPS = (
+    "tokens",
+    "samples",
+    "loss",
+    "throughput.step_s_p50",
+    "throughput.step_s_p95",
+    "efficiency.model_flops",
+)
 
 
 def summarize(run: StoredRun, factors: CarbonFactors | None = None) -> dict[str, Any]:
@@ -161,8 +177,9 @@ def _notes(summary: Mapping[str, Any], stored: Mapping[str, str], damaged: Seque
     notes = dict(stored)
     for number, sentence in enumerate(damaged, start=1):
         notes[f"damaged file {number}"] = sentence
-    for key in _null_keys(summary):
-        notes.setdefault(key, _reason(key, stored))
+    nulls = _null_keys(summary)
+    for key in nulls:
+        notes.setdefault(key, _reason(key, stored, summary, nulls))
     for component in summary["energy"]["components"]:
         if component["energy_j"] is None:
             notes[f"energy.components {component['device']}"] = (
@@ -185,7 +202,14 @@ def _null_keys(values: Mapping[str, Any], prefix: str = "") -> list[str]:
     return keys
 
 
-def _reason(key: str, stored: Mapping[str, str]) -> str:
-    other = _SAME_REASON.get(key, key)
-    known = stored.get(other) or stored.get(key.rpartition(".")[2]) or _WHY_NULL.get(other)
-    return known or "not recorded"
+def _reason(key: str, stored: Mapping[str, str], summary: Mapping[str, Any], nulls: Sequence[str]) -> str:
+    headline = f"energy.{summary['energy']['headline']}_j"
+    parts = (headline if part == _HEADLINE else part for part in _MADE_OF.get(key, ()))
+    missing = next((part for part in parts if part in nulls), None)
+    if missing is not None:
+        return stored.get(missing) or _reason(missing, stored, summary, nulls)
+    if key in _OF_STEPS and not summary["steps"]:
+        return "no training step was recorded"
+    if key == headline and summary["energy"]["components"]:
+        return "the energy of a device is unknown, and a sum with a hole is no sum"
+    return stored.get(_STORED_AS.get(key, key)) or _WHY_NULL.get(key) or "not recorded"

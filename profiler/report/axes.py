@@ -155,7 +155,7 @@ def log_ticks(low: float, high: float) -> list[float]:
     >>> log_ticks(900, 1.2e6)
     [1000.0, 10000.0, 100000.0, 1000000.0]
     >>> log_ticks(2.4, 3.9)
-    [2.5, 3.0, 3.5]
+    [2.5, 2.75, 3.0, 3.25, 3.5, 3.75]
     """
     steps: Sequence[Callable[[], list[float]]] = (
         lambda: _decades(low, high, (1,)),

@@ -224,7 +224,7 @@ def _layers(shown: pl.DataFrame, across: Axis, up: Axis, series: _Series) -> alt
     detail = ["workload:N", "preset:N"]
     line = alt.Chart(rows(_means(shown))).mark_line(strokeWidth=2, clip=True)
     points = alt.Chart(rows(shown))
-    bar = points.mark_rule(strokeWidth=1.2, opacity=0.6, clip=True)
+    bar = points.mark_rule(strokeWidth=1.2, opacity=0.45, clip=True)
     dot = points.mark_point(filled=True, size=80, opacity=1, clip=True)
     return alt.layer(  # type: ignore[no-any-return]
         bar.encode(x, _place(shown, up, "y", "y_low"), alt.Y2("y_high"), colour),

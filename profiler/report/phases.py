@@ -63,8 +63,15 @@ def phase_panel(phases: Sequence[Mapping[str, Any]], column: str, *, names: bool
         x=alt.X("place:Q", axis=None), text="text:N"
     )
     return alt.layer(bars, texts).properties(  # type: ignore[no-any-return]
-        height=alt.Step(30), title=alt.Title(title, anchor="start", fontSize=14)
+        height=alt.Step(30),
+        title=alt.Title(title, subtitle=_how(phases, column), anchor="start", fontSize=14),
     )
+
+
+def _how(phases: Sequence[Mapping[str, Any]], column: str) -> list[str]:
+    """What the subtitle says: whether these joules are an estimate."""
+    estimated = any(phase.get("source") == "estimated" for phase in phases)
+    return ["estimated, not measured"] if column == "energy_j" and estimated else []
 
 
 def _phase_frame(phases: Sequence[Mapping[str, Any]], column: str) -> pl.DataFrame:

@@ -44,7 +44,7 @@ def utilization_chart(power: pl.DataFrame) -> alt.LayerChart:
     Raises:
         UsageError: No utilization is known, with the reason; or Altair is not installed.
     """
-    why = "Device utilization is unknown: only GPUs report it, and no GPU was read during this run."
+    why = "Device utilization is unknown: no device reported it during this run."
     return _lines(_device_series(power, "utilization"), "Device time in use", "fraction", why)
 
 
@@ -63,7 +63,8 @@ def memory_chart(steps: pl.DataFrame, power: pl.DataFrame | None = None) -> alt.
         _rank_series(steps, "host_rss_bytes", "Process (host RSS)"),
     ]
     if power is not None:
-        frames.append(_device_series(power, "memory_used_bytes", "In use on "))
+        gpus = power.filter(pl.col("component") == "gpu")
+        frames.append(_device_series(gpus, "memory_used_bytes", "In use on "))
     why = "Memory over time is unknown: the run recorded neither device nor host memory."
     return _lines(pl.concat(frames), "Memory", "B", why)
 
@@ -132,8 +133,9 @@ def _device_series(power: pl.DataFrame, column: str, prefix: str = "") -> pl.Dat
     name = pl.coalesce("name", "device")
     shared = pl.col("device").n_unique().over(name) > 1
     label = pl.when(shared).then(pl.format("{} …{}", name, pl.col("device").str.slice(-6))).otherwise(name)
+    source = pl.col("source") if column == "power_w" else pl.lit("counter")
     return _known(
-        power.select(series=pl.lit(prefix) + label, source="source", time_s="time_s", value=pl.col(column))
+        power.select(series=pl.lit(prefix) + label, source=source, time_s="time_s", value=pl.col(column))
     )
 
 

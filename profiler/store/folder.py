@@ -26,7 +26,7 @@ def readable_runs_dir(path: Path) -> Path:
     Raises:
         RunsFolderError: It does not exist, is a file, cannot be read, or holds something else.
     """
-    if not path.exists():
+    if not _exists(path):
         raise RunsFolderError(
             f"There is no runs folder {str(path)!r}. Train something into it, with"
             f" 'joulescale run lm --preset smoke --runs-dir {path}', or name another with --runs-dir."
@@ -82,6 +82,13 @@ def check_run_name(name: str) -> str:
             " beginning with a letter or digit."
         )
     return name
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError as error:
+        raise RunsFolderError(f"The runs folder {str(path)!r} cannot be read: {error.strerror}.") from None
 
 
 def _check_folder(path: Path) -> None:

@@ -7,10 +7,12 @@ run as a whole and is written by global rank 0; a process file holds what one pr
 from __future__ import annotations
 
 import json
+import math
+import types
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from profiler.errors import StoredDataError
 from profiler.records import SCHEMA_VERSION
@@ -91,8 +93,19 @@ def write_json(path: Path, record: Manifest | ProcessFile) -> None:
     Raises:
         OSError: The file system refused; an older file stays as it was.
     """
-    text = json.dumps(asdict(record), indent=2, allow_nan=False) + "\n"
+    text = json.dumps(_plain(asdict(record)), indent=2, allow_nan=False) + "\n"
     write_whole(path, lambda temporary: _write_text(temporary, text))
+
+
+def _plain(value: Any) -> Any:
+    """A user's settings as JSON can hold them: what is not finite is null, what is no JSON is its text."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, bool | int | str) else str(value)
 
 
 def _write_text(path: Path, text: str) -> None:
@@ -120,10 +133,16 @@ def read_process(folder: Path) -> ProcessFile:
 def _read(path: Path, record: type[_Record]) -> _Record:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise StoredDataError(f"{path} cannot be read ({error}).") from None
     if not isinstance(data, dict):
         raise StoredDataError(f"{path} does not hold a JSON object.")
+    hints = get_type_hints(record)
+    for key, value in data.items():
+        if key in hints and not _fits(value, hints[key]):
+            raise StoredDataError(
+                f"{path} holds something else than expected as {key!r}: {str(value)[:50]!r}."
+            )
     if data.get("schema_version", SCHEMA_VERSION) > SCHEMA_VERSION:
         raise StoredDataError(f"{path} has schema {data['schema_version']}. Upgrade joulescale to read it.")
     known = {f.name for f in fields(record)}
@@ -131,3 +150,15 @@ def _read(path: Path, record: type[_Record]) -> _Record:
         return record(**{key: value for key, value in data.items() if key in known})
     except TypeError as error:
         raise StoredDataError(f"{path} lacks what a {record.__name__} needs ({error}).") from None
+
+
+def _fits(value: object, hint: Any) -> bool:
+    """Whether a JSON value is of a field's type; of mappings and sequences only the outside is looked at."""
+    if isinstance(hint, types.UnionType):
+        return any(_fits(value, one) for one in get_args(hint))
+    if get_origin(hint) is tuple:
+        return isinstance(value, list) and all(isinstance(item, dict) for item in value)
+    if get_origin(hint) is not None:
+        return isinstance(value, dict)
+    wanted = int | float if hint is float else hint
+    return isinstance(value, wanted) and not isinstance(value, bool)

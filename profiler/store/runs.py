@@ -78,8 +78,8 @@ class StoredRun:
         return orphans + tuple(sentence for p in self.processes for sentence in p.damaged)
 
     def _is_lost(self) -> bool:
-        heart = self.manifest.heartbeat or self.manifest.created_at
-        if not heart or (datetime.now(UTC) - datetime.fromisoformat(heart)).total_seconds() > LOST_AFTER_S:
+        age_s = _age_s(self.manifest.heartbeat or self.manifest.created_at)
+        if age_s is None or age_s > LOST_AFTER_S:
             return True
         here = [
             p.facts.pid for p in self.processes if p.facts.host == socket.gethostname() and p.facts.rank == 0
@@ -157,10 +157,18 @@ def _read_table(folder: Path, table: TableName, damaged: list[str]) -> pl.DataFr
     return pl.concat(frames)
 
 
+def _age_s(moment: str) -> float | None:
+    """Seconds since a label of wall time; None if it is none."""
+    try:
+        return (datetime.now(UTC) - datetime.fromisoformat(moment).astimezone(UTC)).total_seconds()
+    except ValueError:
+        return None
+
+
 def _is_alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):  # the latter for a number that no process ever had
         return False
     except PermissionError:
         return True

@@ -42,6 +42,10 @@ class PartWriter:
         on_flush: Called after each flush on the writer's thread (the manifest's heartbeat).
         on_error: Called with an error of the file system, once each time it starts; rows are kept and retried.
         interval_s: Seconds between flushes.
+        max_pending: Rows that are kept in memory, for each table.
+
+    Attributes:
+        dropped: Rows that were lost because more than that waited for the disk.
     """
 
     def __init__(
@@ -51,12 +55,15 @@ class PartWriter:
         on_flush: Callable[[], None] = lambda: None,
         on_error: Callable[[OSError], None] = lambda _: None,
         interval_s: float = FLUSH_INTERVAL_S,
+        max_pending: int = MAX_PENDING_ROWS,
     ) -> None:
+        self.dropped = 0
+        self._max_pending = max_pending
         self._folder = folder
         self._on_flush = on_flush
         self._on_error = on_error
         self._interval_s = interval_s
-        self._rows: deque[Row] = deque(maxlen=MAX_PENDING_ROWS)
+        self._rows: deque[Row] = deque(maxlen=max_pending)
         self._unwritten: dict[TableName, list[Row]] = {table: [] for table in SCHEMAS}
         self._parts: dict[TableName, int] = dict.fromkeys(SCHEMAS, 0)
         self._failing = False
@@ -70,6 +77,8 @@ class PartWriter:
 
     def append(self, row: Row) -> None:
         """Take a row; returns at once, from any thread."""
+        if len(self._rows) == self._max_pending:  # the thread is stuck in the file system
+            self.dropped += 1
         self._rows.append(row)
 
     def close(self) -> None:
@@ -103,7 +112,9 @@ class PartWriter:
             row = self._rows.popleft()
             self._unwritten[table_of(row)].append(row)
         for rows in self._unwritten.values():
-            del rows[:-MAX_PENDING_ROWS]
+            too_many = max(len(rows) - self._max_pending, 0)
+            self.dropped += too_many
+            del rows[:too_many]
 
     def _write(self, table: TableName, rows: list[Row]) -> None:
         if not rows:

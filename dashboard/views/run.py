@@ -8,6 +8,7 @@ from typing import Any
 import polars as pl
 import streamlit as st
 
+from dashboard.charts import show
 from dashboard.data import run_summary, run_timelines, stored_runs
 from dashboard.plain import plain
 from dashboard.sidebar import factors
@@ -24,6 +25,7 @@ from profiler.report.quantity import format_quantity
 from profiler.store.runs import StoredRun
 
 _CHOICE = "run_choice"
+_CHART_HEIGHT = 240
 
 
 def main() -> None:
@@ -48,7 +50,7 @@ def _chosen_run(runs: Sequence[StoredRun]) -> StoredRun:
         st.warning(f"There is no run named {plain(wanted)} in this runs folder, so the newest is shown.")
     if st.session_state.get(_CHOICE) not in by_id or st.session_state.get("run_shown") != wanted:
         st.session_state[_CHOICE] = wanted if wanted in by_id else next(iter(by_id))
-    choice: str = st.selectbox("Run", list(by_id), key=_CHOICE, label_visibility="collapsed")
+    choice: str = st.selectbox("Run", list(by_id), key=_CHOICE)
     st.query_params["run"] = st.session_state["run_shown"] = choice
     return by_id[choice]
 
@@ -92,14 +94,15 @@ def _metrics(summary: Mapping[str, Any]) -> None:
     shown = [
         ("Energy", energy[f"{kind}_j"], "J", energy[f"{kind}_plus_minus_j"], kind),
         ("Energy per token", efficiency["energy_per_token_j"], "J/token", None, kind),
-        ("Throughput", summary["throughput"]["tokens_per_s"], "tokens/s", None, ""),
+        ("Throughput", summary["throughput"]["tokens_per_s"], "tokens/s", None, "all ranks together"),
         ("MFU", efficiency["mfu"], "fraction", None, "of the dense peak"),
         ("Peak memory", peak, "B", None, whose),
         ("Emissions (CO2e)", carbon["emissions_g"], "g", None, _grid(carbon)),
     ]
-    for column, (title, value, unit, plus_minus, how) in zip(st.columns(len(shown)), shown, strict=True):
-        with column:
-            st.metric(title, format_quantity(value, unit, plus_minus), border=True)
+    columns = [*st.columns(3), *st.columns(3)]
+    for column, (title, value, unit, plus_minus, how) in zip(columns, shown, strict=True):
+        with column.container(border=True, gap="xxsmall"):
+            st.metric(title, format_quantity(value, unit, plus_minus))
             st.caption(plain(how) if value is not None else "see below why")
 
 
@@ -128,8 +131,8 @@ def _over_time(run: StoredRun) -> list[str]:
     st.subheader("Over time")
     for start in range(0, len(drawn), 2):
         for column, (name, chart) in zip(st.columns(2), drawn[start : start + 2], strict=False):
-            with column.container(border=True):
-                st.altair_chart(chart, key=f"run_{name}")
+            with column.container(border=True, height="stretch", gap="xsmall"):
+                show(chart, key=f"run_{name}", height=_CHART_HEIGHT)
     return reasons
 
 
@@ -142,8 +145,8 @@ def _phases(phases: Sequence[Mapping[str, Any]]) -> list[str]:
         st.info(plain(str(error)))
         return [str(error)]
     for column, panel, name in zip(st.columns(2), panels, ("time", "energy"), strict=True):
-        with column.container(border=True):
-            st.altair_chart(panel, key=f"phases_{name}")
+        with column.container(border=True, height="stretch", gap="xsmall"):
+            show(panel, key=f"phases_{name}")
     return []
 
 

@@ -2,16 +2,37 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import polars as pl
 import streamlit as st
 
+from dashboard.charts import draw
 from dashboard.data import points_table, stored_runs
-from dashboard.plain import plain
 from dashboard.sidebar import factors
-from profiler.errors import UsageError
 from profiler.report.charts import AXES, X_AXES, Y_AXES, scale_chart
 
 _CHART_HEIGHT = 460
+_FORMATS = {
+    "params": "compact",
+    "tokens": "compact",
+    "model_flops": "scientific",
+    "flops_per_s": "scientific",
+    "energy_per_token_j": "scientific",
+    "mfu": "percent",
+    "memory_bytes": "bytes",
+    "loss": "%.3f",
+}
+_COLUMNS = {
+    "run_id": st.column_config.TextColumn("Run"),
+    "budget_tokens": st.column_config.NumberColumn("Token budget", format="compact"),
+    "seed": st.column_config.NumberColumn("Seed"),
+    "energy_source": st.column_config.TextColumn("Energy is"),
+    **{
+        name: st.column_config.NumberColumn(axis.full_title, format=_FORMATS.get(name, "%.4g"))
+        for name, axis in AXES.items()
+    },
+}
 
 
 def main() -> None:
@@ -24,13 +45,7 @@ def main() -> None:
         return
     x, y = _axes()
     shown = _filtered(points)
-    with st.container(border=True):
-        try:
-            chart = scale_chart(shown, x, y).properties(height=_CHART_HEIGHT)
-        except UsageError as error:
-            st.info(plain(str(error)))
-        else:
-            st.altair_chart(chart, key="scale_chart")
+    draw(partial(scale_chart, shown, x, y), key="scale_chart", height=_CHART_HEIGHT)
     _table(shown, x, y)
 
 
@@ -62,9 +77,16 @@ def _filtered(points: pl.DataFrame) -> pl.DataFrame:
 
 def _table(points: pl.DataFrame, x: str, y: str) -> None:
     st.subheader("Points")
-    first = dict.fromkeys(["params", "budget_tokens", "seed", x, y])
-    order = [*first, *(name for name in points.columns if name not in first)]
-    st.dataframe(points, hide_index=True, column_order=order, placeholder="unknown", key="scale_points")
+    order = dict.fromkeys(["run_id", "params", "budget_tokens", "seed", x, y, "energy_source", *AXES])
+    st.dataframe(
+        points,
+        hide_index=True,
+        column_order=[name for name in order if name in points.columns],
+        column_config=_COLUMNS,
+        placeholder="unknown",
+        key="scale_points",
+    )
+    st.caption("The file holds every column, uncertainties too, in SI units.")
     st.download_button(
         "Download as CSV",
         points.write_csv(),

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import polars as pl
 import streamlit as st
 
+from dashboard.charts import draw
 from dashboard.data import overview_table, points_table, stored_runs
 from dashboard.plain import plain
 from dashboard.sidebar import factors
-from profiler.errors import UsageError
 from profiler.report.charts import scale_chart
 from profiler.report.quantity import format_quantity
 
@@ -58,13 +60,8 @@ def _charts(points: pl.DataFrame) -> None:
     for column, (x, y) in zip(
         st.columns(2), (("energy_j", "loss"), ("params", "energy_per_token_j")), strict=True
     ):
-        with column.container(border=True):
-            try:
-                chart = scale_chart(shown, x, y).properties(height=_CHART_HEIGHT)
-            except UsageError as error:
-                st.info(plain(str(error)))
-            else:
-                st.altair_chart(chart, key=f"overview_{y}")
+        with column:
+            draw(partial(scale_chart, shown, x, y), key=f"overview_{y}", height=_CHART_HEIGHT)
 
 
 def _table(table: pl.DataFrame) -> None:
@@ -89,7 +86,7 @@ def _table(table: pl.DataFrame) -> None:
     )
     row = _chosen(event)
     if row is not None:
-        st.switch_page("pages/run.py", query_params={"run": table["run_id"][row]})
+        st.switch_page("views/run.py", query_params={"run": table["run_id"][row]})
 
 
 def _chosen(event: object) -> int | None:

@@ -1,0 +1,228 @@
+"""The dashboard in a real Chromium: from the table to a run, to Scale, to another axis; and nobody else gets in."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from fixtures_runs import ROOT
+
+pytestmark = pytest.mark.browser
+
+CHROMIUM = next((p for p in ("/usr/bin/chromium", "/usr/bin/google-chrome") if Path(p).exists()), None)
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+WAIT_MS = 30_000
+
+
+def missing(reason):
+    if os.environ.get("JOULESCALE_REQUIRE") == "all":
+        pytest.fail(f"JOULESCALE_REQUIRE=all, but {reason}")
+    pytest.skip(reason)
+
+
+def free_port():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        return taken.getsockname()[1]
+
+
+def status_of(port, host, path="/"):
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    connection.request("GET", path, headers={"Host": host})
+    return connection.getresponse().status
+
+
+def wait_until_up(server, port):
+    for _ in range(300):
+        assert server.poll() is None, f"the dashboard ended with status {server.returncode}"
+        try:
+            if status_of(port, f"127.0.0.1:{port}", "/_stcore/health") == 200:
+                return
+        except OSError:
+            time.sleep(0.1)
+    pytest.fail("the dashboard did not answer within 30 s")
+
+
+def start(runs_dir, port):
+    command = [sys.executable, "-m", "profiler.cli.main", "dashboard", "--runs-dir", str(runs_dir)]
+    server = subprocess.Popen(
+        [*command, "--port", str(port)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    wait_until_up(server, port)
+    return server
+
+
+@pytest.fixture(scope="module")
+def port(smoke_runs):
+    pytest.importorskip("streamlit")
+    port = free_port()
+    server = start(smoke_runs, port)
+    yield port
+    server.send_signal(signal.SIGINT)
+    assert server.wait(timeout=20) == 0
+
+
+@pytest.fixture(scope="module")
+def browser():
+    if CHROMIUM is None:
+        missing("there is no Chromium at /usr/bin/chromium. Install it with: apt-get install chromium")
+    try:
+        from playwright.sync_api import sync_playwright
+    except ModuleNotFoundError:
+        missing("playwright is not installed. Install it with: pip install 'joulescale[dev]'")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser, port):
+    """A page whose every request is remembered: none may leave this machine."""
+    page = browser.new_page(viewport={"width": 1440, "height": 1200})
+    page.set_default_timeout(WAIT_MS)
+    elsewhere = []
+    page.on("request", lambda request: elsewhere.append(request.url))
+    yield page
+    page.close()
+    home = (f"http://127.0.0.1:{port}/", "data:", "blob:")
+    assert [url for url in elsewhere if not url.startswith(home)] == []
+
+
+def chart_words(page):
+    """The texts of the first chart, titles of axes among them. Streamlit draws charts as SVG or on a canvas."""
+    return page.get_by_test_id("stVegaLiteChart").first.inner_text()
+
+
+def test_a_click_in_the_table_opens_the_run(page, port, smoke_runs):
+    page.goto(f"http://127.0.0.1:{port}/")
+    table = page.get_by_test_id("stDataFrame")
+    table.wait_for()
+    page.wait_for_timeout(1500)  # the table is a canvas: it has no element to wait for
+    table.click(position={"x": 130, "y": 52})
+    page.wait_for_url(re.compile(r"/run\?run="))
+    newest = max(path.parent.name for path in smoke_runs.glob("*/run.json"))
+    page.get_by_role("heading", name=newest).wait_for()
+    page.get_by_text("Energy per token").first.wait_for()
+    page.get_by_text("Where the energy went").wait_for()
+    assert page.get_by_test_id("stException").count() == 0
+    page.get_by_role("link", name="Runs").click()
+    page.get_by_role("heading", name="All runs").wait_for()
+    page.wait_for_timeout(1000)
+    assert "/run?" not in page.url, "going back must not jump to the run again"
+
+
+def test_scale_changes_with_its_axis(page, port):
+    page.goto(f"http://127.0.0.1:{port}/scale")
+    page.get_by_text("Energy per token against model size").wait_for()
+    page.get_by_role("link", name="Runs").wait_for()
+    chart = page.get_by_test_id("stVegaLiteChart")
+    chart.wait_for()
+    page.wait_for_timeout(1500)
+    before = chart.screenshot()
+    page.get_by_role("combobox", name="Up").click()
+    page.get_by_role("option", name="Loss").click()
+    page.get_by_text("Loss against model size").wait_for()
+    page.wait_for_timeout(1500)
+    assert chart.screenshot() != before
+
+
+def test_points_can_be_downloaded(page, port):
+    page.goto(f"http://127.0.0.1:{port}/scale")
+    with page.expect_download() as waiting:
+        page.get_by_test_id("stDownloadButton").get_by_role("button").click()
+    header = Path(waiting.value.path()).read_text().splitlines()[0]
+    assert header.startswith("run_id,workload,preset,seed,params,budget_tokens")
+
+
+def test_an_address_with_a_strange_run_shows_the_newest(page, port):
+    page.goto(f"http://127.0.0.1:{port}/run?run=..%2F..%2Fetc")
+    page.get_by_text("There is no run named ../../etc in this runs folder").wait_for()
+
+
+@pytest.mark.parametrize("path", ["/", "/scale", "/_stcore/health", "/_stcore/host-config"])
+def test_a_foreign_host_header_is_refused(port, path):
+    assert status_of(port, "evil.example", path) == 403
+    assert status_of(port, f"evil.example:{port}", path) == 403
+
+
+@pytest.mark.parametrize(
+    ("host", "origin", "status"),
+    [
+        ("127.0.0.1:{port}", "http://127.0.0.1:{port}", 101),
+        ("evil.example:{port}", "http://evil.example:{port}", 403),
+        ("127.0.0.1:{port}", "http://evil.example", 403),
+    ],
+)
+def test_a_foreign_websocket_is_refused(port, host, origin, status):
+    upgrade = {
+        "Host": host.format(port=port),
+        "Origin": origin.format(port=port),
+        "Connection": "Upgrade",
+        "Upgrade": "websocket",
+        "Sec-WebSocket-Version": "13",
+        "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+    }
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    connection.request("GET", "/_stcore/stream", headers=upgrade)
+    assert connection.getresponse().status == status
+
+
+def test_nothing_listens_but_loopback(port):
+    listening = {address for address, number in listeners() if number == port}
+    assert listening == {"0100007F"}, "127.0.0.1, as the kernel writes it"
+
+
+def listeners():
+    """All TCP sockets that listen: address and port, from the kernel's own table."""
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        if not Path(table).exists():
+            missing(f"there is no {table} on this system")
+        for line in Path(table).read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == "0A":
+                address, _, number = fields[1].partition(":")
+                yield address, int(number, 16)
+
+
+@pytest.mark.parametrize(("ending", "status"), [(signal.SIGINT, 0), (signal.SIGTERM, 143)])
+def test_its_end_is_clean_and_leaves_no_server(tmp_path, ending, status):
+    pytest.importorskip("streamlit")
+    port = free_port()
+    server = start(tmp_path, port)
+    server.send_signal(ending)
+    output, _ = server.communicate(timeout=20)
+    assert server.returncode == status
+    assert f"http://127.0.0.1:{port}" in output
+    assert "Traceback" not in output
+    assert port not in {number for _, number in listeners()}
+
+
+def test_the_html_of_a_chart_draws_without_a_network(browser, smoke_runs, tmp_path):
+    plot = tmp_path / "plot.html"
+    command = [sys.executable, "-m", "profiler.cli.main", "scale", "--runs-dir", str(smoke_runs)]
+    subprocess.run([*command, "--plot", str(plot)], cwd=ROOT, check=True, capture_output=True)
+    page = browser.new_page()
+    wanted, errors = [], []
+    page.on("request", lambda request: wanted.append(request.url))
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.goto(plot.as_uri())
+    page.get_by_text("Loss against model size").wait_for(timeout=WAIT_MS)
+    page.close()
+    assert errors == []
+    assert [url for url in wanted if not url.startswith(("file:", "data:", "blob:"))] == []

@@ -1,0 +1,314 @@
+"""Charts: what they draw, what they refuse with which words, and the files they become."""
+
+from __future__ import annotations
+
+import doctest
+import re
+import sys
+
+import polars as pl
+import pytest
+from fixtures_runs import PHASES, make_points, make_power, make_steps
+from hypothesis import given
+from hypothesis import strategies as st
+
+from profiler.errors import InvalidValueError, UnknownNameError, UsageError
+from profiler.report import axes, drawing
+from profiler.report.axes import AXES, byte_ticks, clock_ticks, linear_ticks, log_ticks, ticks_for
+from profiler.report.charts import (
+    X_AXES,
+    Y_AXES,
+    loss_chart,
+    memory_chart,
+    missing,
+    phase_chart,
+    power_chart,
+    save_chart,
+    scale_chart,
+    throughput_chart,
+    utilization_chart,
+)
+from profiler.report.drawing import ordered_colours
+from profiler.report.timelines import MAX_POINTS, downsample
+
+pytest.importorskip("altair")
+
+MIXED = pl.concat(
+    [
+        make_points("estimated").filter(pl.col("params") < 100_000),
+        make_points("measured").filter(pl.col("params") > 100_000),
+    ]
+)
+
+
+def values(chart, layer):
+    return chart.to_dict()["layer"][layer]["data"]["values"]
+
+
+@pytest.mark.parametrize("x", X_AXES)
+@pytest.mark.parametrize("y", [name for name in Y_AXES if name not in ("mfu", "emissions_g")])
+def test_every_pair_of_axes_draws(x, y):
+    if x == y:
+        pytest.skip("one axis against itself")
+    spec = scale_chart(make_points(), x, y).to_dict()
+    assert spec["title"]["text"].startswith(AXES[y].short)
+    assert spec["layer"][3]["encoding"]["x"]["title"] == AXES[x].full_title
+
+
+def test_lines_join_the_mean_of_seeds_and_points_are_every_run():
+    chart = scale_chart(make_points(seeds=(0, 1, 2)), "params", "loss")
+    lines, dots = values(chart, 2), values(chart, 3)
+    assert (len(lines), len(dots)) == (9, 27)
+    at = [d["y"] for d in dots if (d["params"], d["budget_tokens"]) == (12_000, 65_536)]
+    mean = next(p["y"] for p in lines if (p["params"], p["budget_tokens"]) == (12_000, 65_536))
+    assert mean == pytest.approx(sum(at) / 3)
+    assert "mean of 3 seeds" in chart.to_dict()["title"]["subtitle"][-1]
+
+
+def test_one_line_is_a_budget_along_size_and_a_size_along_anything_else():
+    assert scale_chart(make_points(), "params", "loss").to_dict()["layer"][2]["encoding"]["color"]["scale"][
+        "domain"
+    ] == ["65.5 k", "131 k", "262 k"]
+    assert scale_chart(make_points(), "energy_j", "loss").to_dict()["layer"][2]["encoding"]["color"]["scale"][
+        "domain"
+    ] == ["12.0 k", "49.0 k", "200 k"]
+
+
+def test_estimated_and_measured_are_told_apart_where_joules_matter():
+    spec = scale_chart(MIXED, "params", "energy_per_token_j").to_dict()
+    assert {row["source"] for row in spec["layer"][3]["data"]["values"]} == {"measured", "estimated"}
+    assert spec["layer"][3]["encoding"]["shape"]["legend"]["title"] == "Energy"
+    assert "Hollow and dashed: estimated" in spec["title"]["subtitle"][0]
+    about_loss = scale_chart(MIXED, "params", "loss").to_dict()
+    assert about_loss["layer"][3]["encoding"]["shape"]["legend"] is None
+
+
+def test_an_estimate_says_so_under_the_title():
+    subtitle = scale_chart(make_points("estimated"), "params", "tokens_per_j").to_dict()["title"]["subtitle"]
+    assert subtitle[0].startswith("Energy is estimated, not measured")
+
+
+def test_intervals_stay_above_zero_on_a_logarithm():
+    wide = make_points().with_columns(energy_plus_minus_j=pl.col("energy_j") * 3)
+    rows = values(scale_chart(wide, "params", "energy_j"), 3)
+    assert all(0 < row["y_low"] < row["y"] < row["y_high"] for row in rows)
+
+
+def test_points_without_a_place_on_the_axis_are_left_out():
+    gap = make_points().with_columns(
+        pl.when(pl.col("params") > 100_000).then(None).otherwise("loss").alias("loss")
+    )
+    assert {row["params"] for row in values(scale_chart(gap), 3)} == {12_000, 49_000}
+
+
+@pytest.mark.parametrize(
+    ("y", "words"),
+    [
+        ("emissions_g", "Emissions is unknown for all 18 points.*Choose a country"),
+        ("mfu", "No dense peak is known.*doctor --measure-peak"),
+    ],
+)
+def test_an_axis_that_is_all_unknown_is_refused_with_the_reason(y, words):
+    with pytest.raises(UsageError, match=words.replace("Emissions is", r"Emissions \(gCO2e\) is")):
+        scale_chart(make_points(), "params", y)
+
+
+def test_no_joules_at_all_is_refused_with_the_reason():
+    with pytest.raises(UsageError, match=r"No sensor gave joules.*joulescale doctor"):
+        scale_chart(make_points(None), "params", "energy_per_token_j")
+
+
+def test_no_points_is_refused():
+    with pytest.raises(UsageError, match="There are no points to draw"):
+        scale_chart(make_points().clear())
+
+
+def test_points_that_never_meet_are_refused():
+    halves = make_points().with_columns(
+        pl.when(pl.col("params") < 100_000).then("loss").alias("loss"),
+        pl.when(pl.col("params") > 100_000).then("energy_j").alias("energy_j"),
+    )
+    assert missing(halves, "energy_j", "loss") is not None
+    assert "None of the 18 points has both training energy and loss" in str(
+        missing(halves, "energy_j", "loss")
+    )
+
+
+def test_an_unknown_axis_is_refused_with_the_nearest():
+    with pytest.raises(UnknownNameError, match=r"no axis named 'parms'. Did you mean 'params'"):
+        scale_chart(make_points(), "parms")
+
+
+def test_a_single_point_has_a_width():
+    scale_chart(make_points(seeds=(0,)).head(1), "params", "loss").to_dict()
+
+
+@given(st.floats(1e-9, 1e15), st.floats(1.05, 1e9))
+def test_log_ticks_lie_inside_and_rise(low, ratio):
+    ticks = log_ticks(low, low * ratio)
+    assert ticks == sorted(set(ticks))
+    assert all(low * (1 - 1e-9) <= tick <= low * ratio * (1 + 1e-9) for tick in ticks)
+    assert 1 <= len(ticks) <= 8
+
+
+@given(st.floats(-1e6, 1e6), st.floats(1e-3, 1e6))
+def test_linear_ticks_lie_inside(low, span):
+    ticks = linear_ticks(low, low + span)
+    assert 1 <= len(ticks) <= 8
+    assert all(low - span * 1e-6 <= tick <= low + span * (1 + 1e-6) for tick in ticks)
+
+
+def test_ticks_of_bytes_and_seconds_are_round_for_people():
+    assert byte_ticks(2**20, 2**26) == [2.0**p for p in range(20, 27)]
+    assert clock_ticks(5, 4000) == [5.0, 20.0, 60.0, 300.0, 1200.0, 3600.0]
+    assert ticks_for(AXES["mfu"], 0.0, 0.5)[0] == 0.0
+
+
+def test_colours_of_an_ordered_series_rise_in_lightness():
+    def lightness(colour):
+        return sum(
+            weight * (int(colour[i : i + 2], 16) / 255) ** 2.2
+            for weight, i in ((0.2126, 1), (0.7152, 3), (0.0722, 5))
+        )
+
+    for count in range(2, 12):
+        shades = [lightness(colour) for colour in ordered_colours(count)]
+        assert shades == sorted(shades)
+
+
+def test_power_tells_namesakes_apart_and_dashes_the_estimate():
+    spec = power_chart(make_power()).to_dict()
+    names = spec["layer"][1]["encoding"]["color"]["scale"]["domain"]
+    assert names == ["EPYC", "H200 …a-1111", "H200 …b-2222"]
+    assert "estimated" in spec["title"]["subtitle"]
+
+
+def test_utilization_leaves_out_devices_that_report_none():
+    names = utilization_chart(make_power()).to_dict()["layer"][1]["encoding"]["color"]["scale"]["domain"]
+    assert len(names) == 2
+
+
+def test_memory_is_of_the_process_and_of_the_gpus():
+    names = memory_chart(make_steps(), make_power()).to_dict()["layer"][1]["encoding"]["color"]["scale"][
+        "domain"
+    ]
+    assert names[-1] == "Process (host RSS)"
+    assert len(names) == 3
+
+
+@pytest.mark.parametrize(
+    ("draw", "words"),
+    [
+        (
+            lambda: power_chart(make_power().with_columns(power_w=pl.lit(None, pl.Float64))),
+            "Power over time is unknown",
+        ),
+        (lambda: utilization_chart(make_power().clear()), "utilization is unknown"),
+        (lambda: loss_chart(make_steps().clear()), "Loss over time is unknown"),
+        (lambda: loss_chart(pl.DataFrame()), "Loss over time is unknown"),
+        (lambda: throughput_chart(make_steps().clear()), "counted neither tokens nor samples"),
+        (lambda: memory_chart(make_steps().clear()), "Memory over time is unknown"),
+        (lambda: phase_chart([]), "the run recorded no phases"),
+    ],
+)
+def test_nothing_to_draw_is_said_in_words(draw, words):
+    with pytest.raises(UsageError, match=words):
+        draw()
+
+
+def test_samples_stand_in_where_tokens_were_not_counted():
+    steps = make_steps().with_columns(tokens_per_s=pl.lit(None, pl.Float64))
+    assert throughput_chart(steps).to_dict()["title"]["text"] == "Throughput (samples/s)"
+
+
+def test_a_phase_of_unknown_energy_has_no_bar_and_says_so():
+    energy = phase_chart(PHASES).to_dict()["hconcat"][1]["data"]["values"]
+    assert [row["value"] for row in energy] == [620.0, 1320.0, None]
+    assert [row["text"] for row in energy] == ["620 ± 60 J", "1.32 ± 0.13 kJ", "unknown"]
+
+
+def test_estimated_phases_say_so_above_their_joules():
+    panels = phase_chart([{**phase, "source": "estimated"} for phase in PHASES]).to_dict()["hconcat"]
+    assert [panel["title"].get("subtitle", []) for panel in panels] == [[], ["estimated, not measured"]]
+
+
+def test_a_phase_that_charts_do_not_know_is_drawn_last():
+    odd = [{"phase": "warm-up", "duration_s": 1.0, "energy_j": 1.0, "plus_minus_j": None}, *PHASES]
+    titles = [row["title"] for row in phase_chart(odd).to_dict()["hconcat"][0]["data"]["values"]]
+    assert titles == ["Forward", "Backward", "Other", "warm-up"]
+
+
+def test_long_series_are_thinned_and_keep_their_extremes():
+    long = pl.DataFrame({"time_s": [0.01 * i for i in range(50_000)]}).with_columns(
+        series=pl.lit("gpu"),
+        source=pl.lit("counter"),
+        value=pl.when(pl.int_range(pl.len()) == 31_007).then(900.0).otherwise(300.0),
+    )
+    thin = downsample(long)
+    assert len(thin) <= MAX_POINTS
+    assert thin["high"].max() == 900.0
+    assert thin["low"].min() == 300.0
+    assert thin["value"].mean() == pytest.approx(long["value"].mean(), rel=0.01)
+
+
+def test_short_series_are_drawn_as_they_are():
+    short = make_steps(20).select(series=pl.lit("a"), source=pl.lit("counter"), time_s="time_s", value="loss")
+    assert downsample(short)["value"].to_list() == short["value"].to_list()
+
+
+@pytest.mark.parametrize("suffix", ["svg", "png", "html"])
+def test_a_chart_becomes_a_file_and_nothing_else_is_left(tmp_path, suffix):
+    path = tmp_path / "plots" / f"chart.{suffix}"
+    save_chart(scale_chart(make_points()), path)
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+    start = {"svg": b"<svg", "png": b"\x89PNG", "html": b"<!DOCTYPE html>"}[suffix]
+    assert path.read_bytes().startswith(start)
+
+
+def test_the_svg_holds_its_axes_in_words_and_follows_dark_mode(tmp_path):
+    save_chart(scale_chart(MIXED, "params", "energy_per_token_j"), tmp_path / "a.svg")
+    text = (tmp_path / "a.svg").read_text()
+    for words in (
+        "Model size (parameters)",
+        "Energy per token (J/token)",
+        "measured",
+        "estimated",
+        "Token budget",
+    ):
+        assert words in text
+    assert "prefers-color-scheme: dark" in text
+
+
+def test_the_html_needs_no_network_and_no_name_can_end_its_script(tmp_path):
+    evil = make_points().with_columns(run_id=pl.lit("</script><script>alert(1)</script>"))
+    save_chart(scale_chart(evil), tmp_path / "a.html")
+    page = (tmp_path / "a.html").read_text()
+    outside_script = re.sub(r"<script.*</script>", "", page, flags=re.DOTALL)
+    assert not re.search(r"""(src|href)=""", outside_script)
+    assert "default-src 'none'" in page
+    assert page.count("</script>") == 1
+
+
+@pytest.mark.parametrize("name", ["a.pdf", "a", "a.SVGZ"])
+def test_another_suffix_is_refused(tmp_path, name):
+    with pytest.raises(InvalidValueError, match=r"no kind of picture.*Use .svg, .png or .html"):
+        save_chart(scale_chart(make_points()), tmp_path / name)
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_altair_the_message_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "altair", None)
+    with pytest.raises(UsageError, match=r"pip install 'joulescale\[dashboard\]'"):
+        scale_chart(make_points())
+
+
+def test_without_the_converter_the_message_names_the_extra(monkeypatch, tmp_path):
+    chart = scale_chart(make_points())
+    monkeypatch.setitem(sys.modules, "vl_convert", None)
+    with pytest.raises(UsageError, match=r"pip install 'joulescale\[dashboard\]'"):
+        save_chart(chart, tmp_path / "a.svg")
+
+
+def test_examples_in_the_docstrings():
+    assert doctest.testmod(axes).failed == 0
+    assert doctest.testmod(drawing).failed == 0

@@ -1,0 +1,443 @@
+"""The Lightning callback over real fits: it changes nothing, finds out what it can, and never raises into training."""
+
+from __future__ import annotations
+
+import copy
+import io
+import json
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+from fake_nvml.build import subprocess_env
+from lightning.pytorch.callbacks import ModelCheckpoint
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from profiler import EfficiencyMonitor, open_run, summarize
+from profiler.errors import InvalidValueError
+from profiler.integrations import lightning as bridge
+from profiler.store.runs import scan_runs
+
+ROOT = Path(__file__).parents[1]
+
+
+class Classifier(L.LightningModule):
+    """Any model: `net` maps a batch's first tensor to logits."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        x, y = batch
+        loss = nn.functional.cross_entropy(self.net(x), y)
+        self.log("train_loss", loss)
+        return loss
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        x, y = batch
+        self.log("val_loss", nn.functional.cross_entropy(self.net(x), y))
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(self.parameters(), 1e-2)
+
+
+class Alternating(Classifier):
+    """Manual optimization with two optimizers, as a GAN has."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__(net)
+        self.automatic_optimization = False
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:  # type: ignore[override]
+        x, y = batch
+        for optimizer in self.optimizers():  # type: ignore[union-attr]
+            optimizer.zero_grad()
+            self.manual_backward(nn.functional.cross_entropy(self.net(x), y))
+            optimizer.step()
+
+    def configure_optimizers(self) -> Any:
+        return [torch.optim.SGD(self.parameters(), 1e-2), torch.optim.Adam(self.parameters(), 1e-3)]
+
+
+class LastState(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.rnn, self.head = nn.Embedding(11, 8), nn.LSTM(8, 8, batch_first=True), nn.Linear(8, 4)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        return self.head(self.rnn(self.embed(tokens))[0][:, -1])
+
+
+class Attention(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(11, 16)
+        self.layer = nn.TransformerEncoderLayer(16, 4, 32, dropout=0.1, batch_first=True)
+        self.head = nn.Linear(16, 4)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        return self.head(self.layer(self.embed(tokens)).mean(1))
+
+
+def features(n: int = 96) -> TensorDataset:
+    return TensorDataset(torch.randn(n, 6), torch.randint(0, 4, (n,)))
+
+
+def images(n: int = 48) -> TensorDataset:
+    return TensorDataset(torch.randn(n, 3, 8, 8), torch.randint(0, 4, (n,)))
+
+
+def sentences(n: int = 64) -> TensorDataset:
+    return TensorDataset(torch.randint(0, 11, (n, 5)), torch.randint(0, 4, (n,)))
+
+
+def mlp() -> nn.Module:
+    return nn.Sequential(nn.Linear(6, 16), nn.Dropout(0.2), nn.ReLU(), nn.Linear(16, 4))
+
+
+def conv() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(288, 4))
+
+
+MODELS: dict[str, tuple[Callable[[], L.LightningModule], Callable[[], TensorDataset]]] = {
+    "mlp": (lambda: Classifier(mlp()), features),
+    "conv": (lambda: Classifier(conv()), images),
+    "lstm": (lambda: Classifier(LastState()), sentences),
+    "attention": (lambda: Classifier(Attention()), sentences),
+    "manual": (lambda: Alternating(mlp()), features),
+}
+
+
+def train(
+    model: str, callbacks: list[L.Callback], *, workers: int = 0, validate: bool = True, **options: Any
+) -> tuple[dict[str, torch.Tensor], L.Trainer]:
+    L.seed_everything(7, verbose=False)
+    make, data = MODELS[model]
+    module, dataset = make(), data()
+    defaults = {"max_epochs": 2, "accelerator": "cpu", "logger": False, "enable_checkpointing": False}
+    trainer = L.Trainer(
+        callbacks=callbacks, enable_progress_bar=False, enable_model_summary=False, **{**defaults, **options}
+    )
+    loader = DataLoader(dataset, 16, shuffle=True, num_workers=workers)
+    trainer.fit(module, loader, DataLoader(dataset, 16) if validate else None)
+    state = {name: value.clone() for name, value in module.state_dict().items()}
+    return state | {"rng": torch.get_rng_state()}, trainer
+
+
+def stored(runs_dir: Path) -> dict[str, Any]:
+    return summarize(open_run(runs_dir, "latest"))
+
+
+FITS = [(model, {}) for model in MODELS] + [
+    (model, options)
+    for model in MODELS
+    for options in ({"accumulate_grad_batches": 2}, {"gradient_clip_val": 0.5})
+    if model != "manual"  # Lightning refuses these options with manual optimization
+]
+
+
+@pytest.mark.parametrize(("model", "options"), FITS, ids=str)
+def test_training_is_bit_equal_with_and_without(model: str, options: dict[str, Any], tmp_path: Path) -> None:
+    with_us, _ = train(model, [EfficiencyMonitor(tmp_path)], **options)
+    without, _ = train(model, [], **options)
+    assert with_us.keys() == without.keys()
+    for name, value in without.items():
+        assert torch.equal(with_us[name], value), name
+    assert stored(tmp_path)["status"] == "finished"
+
+
+def test_bf16_and_loader_workers_are_bit_equal(tmp_path: Path) -> None:
+    with_us, _ = train("mlp", [EfficiencyMonitor(tmp_path)], precision="bf16-mixed", workers=1)
+    without, _ = train("mlp", [], precision="bf16-mixed", workers=1)
+    assert all(torch.equal(with_us[name], value) for name, value in without.items())
+
+
+def test_steps_phases_and_work_are_found_out(tmp_path: Path) -> None:
+    train("attention", [EfficiencyMonitor(tmp_path)])
+    run = open_run(tmp_path, "latest")
+    summary = summarize(run)
+    assert (summary["steps"], summary["samples"], summary["tokens"]) == (8, 128, 640)
+    steps = run.processes[0].steps
+    assert steps["step"].to_list() == list(range(1, 9))
+    parts = steps.select("data_s", "forward_s", "backward_s", "optimizer_s", "other_s").sum_horizontal()
+    assert (parts - steps["duration_s"]).abs().max() < 1e-9
+    assert all(steps[f"{phase}_s"].min() > 0.0 for phase in ("data", "forward", "backward", "optimizer"))
+    assert {"forward", "backward", "optimizer", "data", "validation"} <= {p["phase"] for p in summary["phases"]}
+    assert summary["efficiency"]["flops_source"].startswith("counted on the first microbatch")
+
+
+def test_counted_flops_are_those_of_the_layers(tmp_path: Path) -> None:
+    train("mlp", [EfficiencyMonitor(tmp_path)], max_epochs=1)
+    forward = 2 * 16 * (6 * 16 + 16 * 4)
+    backward = 2 * forward - 2 * 16 * 6 * 16  # the input needs no gradient
+    flops = open_run(tmp_path, "latest").processes[0].steps["model_flops"]
+    assert flops.to_list() == pytest.approx([forward + backward] * 6)
+
+
+def test_a_step_is_one_optimizer_update(tmp_path: Path) -> None:
+    _, trainer = train("mlp", [EfficiencyMonitor(tmp_path)], accumulate_grad_batches=4, max_epochs=1)
+    steps = open_run(tmp_path, "latest").processes[0].steps
+    assert trainer.global_step == len(steps) == 2
+    assert steps["samples"].to_list() == [64, 32]
+    assert steps["loss"].null_count() == 0
+
+
+def test_logged_metrics_are_kept(tmp_path: Path) -> None:
+    train("mlp", [EfficiencyMonitor(tmp_path)], log_every_n_steps=3, max_epochs=1)
+    metrics = open_run(tmp_path, "latest").processes[0].steps["metrics"].to_list()
+    assert [[m["name"] for m in row] for row in metrics] == [[], [], ["train_loss"], [], [], ["train_loss"]]
+
+
+def test_checkpoints_are_a_phase_and_are_written_as_ever(tmp_path: Path) -> None:
+    keep = ModelCheckpoint(tmp_path / "checkpoints", every_n_train_steps=2)
+    _, trainer = train("mlp", [EfficiencyMonitor(tmp_path / "runs"), keep], enable_checkpointing=True)
+    run = open_run(tmp_path / "runs", "latest")
+    marks = run.processes[0].marks
+    assert marks["kind"].to_list().count("checkpoint") >= 6
+    assert keep.best_model_path
+    assert "save_checkpoint" not in trainer.__dict__, "the trainer is left as it was"
+
+
+def test_tokens_samples_and_flops_can_be_given(tmp_path: Path) -> None:
+    monitor = EfficiencyMonitor(
+        tmp_path,
+        name="mine",
+        tokens=lambda b: 100,
+        samples=lambda b: 5,
+        model_flops=lambda b: 1e6,
+        peak_flops_per_s=1e12,
+    )
+    train("mlp", [monitor], max_epochs=1)
+    summary = stored(tmp_path)
+    assert (summary["run_id"], summary["tokens"], summary["samples"]) == ("mine", 600, 30)
+    assert summary["efficiency"]["model_flops"] == 6e6
+    assert summary["efficiency"]["flops_source"] == "given"
+    assert summary["efficiency"]["mfu"] == pytest.approx(summary["efficiency"]["flops_per_s"] / 1e12)
+
+
+def test_what_is_not_found_is_null_with_the_reason(tmp_path: Path) -> None:
+    train("mlp", [EfficiencyMonitor(tmp_path)], max_epochs=1)
+    summary = stored(tmp_path)
+    assert summary["tokens"] is None
+    assert "Pass tokens=" in summary["notes"]["tokens"]
+    assert summary["efficiency"]["mfu"] is None
+    assert 'Pass peak_flops_per_s=, or peak_flops_per_s="measure".' in summary["notes"]["efficiency.mfu"]
+    assert summary["energy"]["measured_j"] is None
+    assert summary["energy"]["estimated_j"] > 0.0
+
+
+def test_an_exception_in_the_training_is_the_users_own(tmp_path: Path) -> None:
+    class Fails(L.Callback):
+        def on_train_batch_end(self, *args: Any) -> None:
+            raise ZeroDivisionError("the user's own")
+
+    with pytest.raises(ZeroDivisionError, match="the user's own"):
+        train("mlp", [EfficiencyMonitor(tmp_path), Fails()])
+    assert stored(tmp_path)["status"] == "interrupted"
+
+
+def test_an_exception_in_the_forward_pass_leaves_no_counting_behind(tmp_path: Path) -> None:
+    class Breaks(Classifier):
+        def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+            super().training_step(batch, batch_idx)
+            raise ZeroDivisionError("in the forward pass")
+
+    trainer = L.Trainer(
+        callbacks=[EfficiencyMonitor(tmp_path)],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        accelerator="cpu",
+    )
+    with pytest.raises(ZeroDivisionError, match="in the forward pass"):
+        trainer.fit(Breaks(mlp()), DataLoader(features(), 16))
+    assert torch.utils._python_dispatch._get_current_dispatch_mode() is None
+
+
+@pytest.mark.parametrize("where", ["open_probes", "Session", "WorkCounter", "scalar_of", "logged_numbers", "Work"])
+def test_our_own_faults_never_reach_the_training(
+    where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    without, _ = train("mlp", [])
+
+    def broken(*args: Any, **kwargs: Any) -> Any:
+        raise RuntimeError(f"{where} is broken")
+
+    monitor = EfficiencyMonitor(tmp_path)
+    monkeypatch.setattr(bridge, where, broken)
+    with_us, _ = train("mlp", [monitor])
+    assert all(torch.equal(with_us[name], value) for name, value in without.items())
+    said = [record.getMessage() for record in caplog.records if record.name == "joulescale"]
+    assert 1 <= len(said) <= 3
+    assert f"{where} is broken" in said[0]
+    assert "The training goes on." in said[0]
+
+
+def test_a_runs_folder_that_cannot_be_one_is_said_and_the_training_goes_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    monitor = EfficiencyMonitor(tmp_path / "file")
+    train("mlp", [monitor])
+    assert monitor.run_dir is None
+    assert "is a file. Name a folder" in caplog.text
+
+
+def test_a_damaged_tokens_function_switches_off_tokens_only(tmp_path: Path) -> None:
+    train("mlp", [EfficiencyMonitor(tmp_path, tokens=lambda batch: batch["nothing"])], max_epochs=1)
+    summary = stored(tmp_path)
+    assert (summary["steps"], summary["samples"], summary["tokens"]) == (6, 96, None)
+    assert "switched off after TypeError" in summary["notes"]["tokens"]
+
+
+def test_two_fits_of_one_monitor_are_two_runs(tmp_path: Path) -> None:
+    monitor = EfficiencyMonitor(tmp_path)
+    for _ in range(2):
+        train("mlp", [monitor], max_epochs=1)
+    assert [run.status for run in scan_runs(tmp_path)] == ["finished", "finished"]
+
+
+def test_the_monitor_can_be_copied_and_pickled_before_and_during_a_fit(tmp_path: Path) -> None:
+    copies: list[EfficiencyMonitor] = []
+
+    class Copies(L.Callback):
+        def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+            monitor = next(c for c in trainer.callbacks if isinstance(c, EfficiencyMonitor))  # type: ignore[attr-defined]
+            copies.extend([copy.deepcopy(monitor), pickle.loads(pickle.dumps(monitor))])
+
+    train("mlp", [EfficiencyMonitor(tmp_path), Copies()], max_epochs=1)
+    assert [c.now() for c in copies] == [0.0, 0.0]
+    assert stored(tmp_path)["status"] == "finished"
+
+
+def test_marks_and_phases_of_the_users_own(tmp_path: Path) -> None:
+    monitor = EfficiencyMonitor(tmp_path)
+
+    class Evaluates(L.Callback):
+        def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+            with monitor.phase("validation"):
+                monitor.mark("note", note={"epoch": trainer.current_epoch, "score": float("nan")})
+
+    train("mlp", [monitor, Evaluates()], validate=False)
+    marks = open_run(tmp_path, "latest").processes[0].marks
+    notes = marks.filter(marks["kind"] == "note")["note"].to_list()
+    assert [json.loads(n) for n in notes] == [{"epoch": 0, "score": None}, {"epoch": 1, "score": None}]
+    assert marks["kind"].to_list().count("validation") == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"gpus": "all"}, r"gpus='all' is none of 'auto', 'visible', or a list of positions or UUIDs"),
+        ({"peak_flops_per_s": -1.0}, "peak_flops_per_s=-1.0 is no number of FLOP/s above 0, nor 'measure'"),
+        ({"peak_flops_per_s": "fast"}, "peak_flops_per_s='fast' is no number of FLOP/s above 0, nor 'measure'"),
+    ],
+)
+def test_arguments_that_mean_nothing_are_refused_before_training(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidValueError, match=message):
+        EfficiencyMonitor(**arguments)
+
+
+def test_the_summary_is_printed_on_a_terminal_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    for screen, quiet in ((io.StringIO(), True), (Terminal(), False)):
+        monkeypatch.setattr(sys, "stdout", screen)
+        train("mlp", [EfficiencyMonitor(tmp_path)], max_epochs=1)
+        monkeypatch.undo()
+        assert (screen.getvalue() == "") is quiet
+    assert "(estimated)" in screen.getvalue()
+
+
+FIT_OVER_FAKE_GPUS = """
+import ctypes, json, sys, time
+import lightning as L, torch
+from torch.utils.data import DataLoader, TensorDataset
+from profiler import EfficiencyMonitor, open_run, summarize
+from pathlib import Path
+
+class Slow(L.LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.net = torch.nn.Linear(2, 2)
+    def training_step(self, batch, i):
+        time.sleep(0.02)
+        return self.net(batch[0]).square().mean()
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+fake = ctypes.CDLL("libnvidia-ml.so.1")
+fake.fake_nvml_time.restype = fake.fake_nvml_joules.restype = ctypes.c_double
+fake.fake_nvml_joules.argtypes = [ctypes.c_int, ctypes.c_double]
+monitor = EfficiencyMonitor(sys.argv[1], gpus=json.loads(sys.argv[2]))
+
+class Clock(L.Callback):
+    def on_train_start(self, *_):
+        self.offset = fake.fake_nvml_time() - monitor.now()
+
+clock = Clock()
+L.Trainer(max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+          enable_model_summary=False, callbacks=[monitor, clock]).fit(
+    Slow(), DataLoader(TensorDataset(torch.randn(100, 2)), 1))
+run = open_run(Path(sys.argv[1]), "latest")
+fit = run.processes[0].marks.filter(run.processes[0].marks["kind"] == "fit").row(0, named=True)
+truth = {f"GPU-{name * 4}": fake.fake_nvml_joules(i, fit["end_s"] + clock.offset)
+         - fake.fake_nvml_joules(i, fit["start_s"] + clock.offset) for i, name in enumerate("ab")}
+print(json.dumps({"truth": truth, "summary": summarize(run)}))
+"""
+
+TWO_TRACES = """
+    clock real
+    gpu GPU-aaaa NVIDIA H100 80GB HBM3
+    power 0 0 100
+    wave 0 300 0.7 0.4 0.1
+    gpu GPU-bbbb NVIDIA H100 80GB HBM3
+    power 1 0 400
+    wave 1 200 1.3 0.5 0
+"""
+
+
+def fit_over_fake_gpus(library: Path, folder: Path, gpus: Any, **environment: str) -> dict[str, Any]:
+    env = subprocess_env(library, folder / "gpus", TWO_TRACES, **environment)
+    command = [sys.executable, "-c", FIT_OVER_FAKE_GPUS, str(folder / "runs"), json.dumps(gpus)]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_two_gpus_of_known_traces_lie_within_the_printed_bars(nvml_library: Path, tmp_path: Path) -> None:
+    found = fit_over_fake_gpus(nvml_library, tmp_path, "visible")
+    energy = found["summary"]["energy"]
+    gpus = {c["device"]: c for c in energy["components"] if c["component"] == "gpu"}
+    assert gpus.keys() == {"GPU-aaaa", "GPU-bbbb"}
+    for uuid, gpu in gpus.items():
+        assert gpu["source"] == "counter"
+        assert abs(gpu["energy_j"] - found["truth"][uuid]) <= gpu["plus_minus_j"], uuid
+        assert gpu["plus_minus_j"] < 0.2 * gpu["energy_j"]
+    assert energy["headline"] == "measured"
+    assert energy["measured_j"] == pytest.approx(sum(g["energy_j"] for g in gpus.values()))
+    assert energy["estimated_j"] > 0.0, "the CPU's estimate stands in a column of its own"
+
+
+@pytest.mark.parametrize(
+    ("visible", "gpus", "device"),
+    [("1", "visible", "GPU-bbbb"), ("GPU-bbbb", "visible", "GPU-bbbb"), ("1,0", [0], "GPU-bbbb"), ("0", [0], "GPU-aaaa")],
+)
+def test_cuda_visible_devices_picks_the_right_gpu(
+    nvml_library: Path, tmp_path: Path, visible: str, gpus: Any, device: str
+) -> None:
+    found = fit_over_fake_gpus(nvml_library, tmp_path, gpus, CUDA_VISIBLE_DEVICES=visible)
+    measured = [c for c in found["summary"]["energy"]["components"] if c["component"] == "gpu"]
+    assert [c["device"] for c in measured] == [device]
+    assert abs(measured[0]["energy_j"] - found["truth"][device]) <= measured[0]["plus_minus_j"]

@@ -1,0 +1,212 @@
+"""The sampler: what fails is said once and tried again, what hangs is left behind, and nothing dies in silence."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+
+import pytest
+from fixtures_scripted import FakeClock, Script, ScriptedCpu, scripted_run
+
+from profiler.errors import SensorError
+from profiler.measure.guard import Guard, guarded
+from profiler.measure.sampler import RETRY_LOST_S, Sampler
+from profiler.measure.sensors.base import GaugeReading, Meter, Probe
+from profiler.measure.sensors.scripted import ScriptedEnergy
+from profiler.records import Reading
+
+
+class Moody:
+    """A counter or gauge that does what the test says: a value, an exception, or a wait."""
+
+    def __init__(self, value: object = 1.0) -> None:
+        self.value = value
+        self.asked = 0
+        self.meter = Meter(
+            component="gpu",
+            device="GPU-a",
+            name="moody",
+            source="counter",
+            update_period_s=0.1,
+            relative_uncertainty=0.0,
+            uncertainty_source="scripted",
+        )
+
+    def read(self) -> object:
+        self.asked += 1
+        if isinstance(self.value, Exception):
+            raise self.value
+        return self.value() if callable(self.value) else self.value
+
+
+class Sampling:
+    def __init__(self, *probes: Probe, period_s: float = 0.1, real: bool = False) -> None:
+        self.clock, self.guard = FakeClock(), Guard()
+        self.readings: list[Reading] = []
+        self.lost: list[tuple[str, str]] = []
+        self.sampler = Sampler(
+            probes,
+            clock=time.monotonic if real else self.clock,
+            emit=self.readings.append,
+            on_lost=lambda device, reason: self.lost.append((device, reason)),
+            guard=self.guard,
+            period_s=period_s,
+        )
+
+
+def _probe(counter: Moody, gauge: Moody | None = None) -> Probe:
+    return Probe(counter=counter, gauge=gauge)  # type: ignore[arg-type]
+
+
+def test_a_reading_has_the_time_of_its_counter_and_all_that_the_gauge_said():
+    gauge = Moody(GaugeReading(power_w=150.0, utilization=0.5, throttle_reasons=4))
+    run = Sampling(_probe(Moody(12.0), gauge))
+    run.clock.advance(3.0)
+    run.sampler.sample()
+    (reading,) = run.readings
+    assert (reading.time_s, reading.energy_j, reading.power_w, reading.utilization) == (3.0, 12.0, 150.0, 0.5)
+    assert (reading.component, reading.device, reading.source, reading.throttle_reasons) == (
+        "gpu",
+        "GPU-a",
+        "counter",
+        4,
+    )
+
+
+def test_a_lost_sensor_is_said_once_and_tried_again_later():
+    counter = Moody(SensorError("GPU is lost"))
+    run = Sampling(_probe(counter))
+    for _ in range(20):
+        run.sampler.sample()
+        run.clock.advance(RETRY_LOST_S / 10)
+    assert run.lost == [("GPU-a", "GPU is lost")]
+    assert counter.asked == 2
+    assert run.readings == []
+    counter.value = 5.0
+    run.clock.advance(RETRY_LOST_S)
+    run.sampler.sample()
+    assert [r.energy_j for r in run.readings] == [5.0]
+    counter.value = SensorError("lost again")
+    run.sampler.sample()
+    assert run.lost == [("GPU-a", "GPU is lost"), ("GPU-a", "lost again")]
+
+
+def test_a_lost_gauge_keeps_the_energy():
+    run = Sampling(_probe(Moody(7.0), Moody(SensorError("no permission"))))
+    run.sampler.sample()
+    run.sampler.sample()
+    assert [(r.energy_j, r.power_w) for r in run.readings] == [(7.0, None), (7.0, None)]
+    assert run.lost == [("GPU-a gauge", "no permission")]
+
+
+def test_a_lost_counter_keeps_the_gauge():
+    run = Sampling(_probe(Moody(SensorError("not supported")), Moody(GaugeReading(power_w=9.0))))
+    run.sampler.sample()
+    assert [(r.energy_j, r.power_w) for r in run.readings] == [(None, 9.0)]
+
+
+def test_one_lost_sensor_leaves_the_others():
+    clock = FakeClock(now_s=1.0)
+    lost = ScriptedEnergy([(1.0, 100.0)], clock=clock, fails_at_s=0.5)
+    run = Sampling(Probe(counter=lost), Probe(counter=ScriptedCpu(clock)))
+    run.sampler.sample()
+    assert [r.device for r in run.readings] == ["scripted processor"]
+    assert run.lost == [("GPU-scripted", "the scripted sensor is lost")]
+
+
+def test_a_slow_sensor_is_asked_less_often():
+    def slow() -> float:
+        time.sleep(0.02)
+        return 1.0
+
+    quick, lame = Moody(1.0), Moody(slow)
+    for counter in (quick, lame):
+        run = Sampling(_probe(counter), period_s=0.01, real=True)
+        run.sampler.start()
+        time.sleep(0.6)
+        run.sampler.stop()
+    assert lame.asked <= 5  # one at the start, one after 10 ms, one each 0.4 s, one at the stop
+    assert quick.asked > 2 * lame.asked
+
+
+def test_a_hanging_sensor_blocks_neither_the_stop_nor_the_training():
+    hang, hanging, counter = threading.Event(), threading.Event(), Moody(1.0)
+
+    def never() -> float:
+        hanging.set()
+        hang.wait(30.0)
+        return 1.0
+
+    run = Sampling(_probe(counter), period_s=0.01, real=True)
+    run.sampler.start()
+    counter.value = never
+    assert hanging.wait(5.0)
+    start = time.monotonic()
+    run.sampler.sample()
+    assert time.monotonic() - start < 0.6
+    run.sampler.stop()
+    assert time.monotonic() - start < 2.0
+    hang.set()
+
+
+def test_another_exception_switches_sampling_off_with_the_reason(caplog: pytest.LogCaptureFixture):
+    counter = Moody(ZeroDivisionError("oops"))
+    run = Sampling(_probe(counter), period_s=0.01, real=True)
+    with caplog.at_level(logging.WARNING, logger="joulescale"):
+        run.sampler.start()
+        time.sleep(0.1)
+        run.sampler.stop()
+    assert run.guard.reasons == {"sampling": "switched off after ZeroDivisionError: oops"}
+    assert counter.asked == 1
+    assert [record.getMessage() for record in caplog.records] == [
+        "joulescale: sampling: switched off for this run (ZeroDivisionError: oops). The training goes on."
+    ]
+
+
+def test_a_sensor_that_breaks_at_the_end_loses_no_steps(tmp_path):
+    """`close` reads the sensors once more: a fault there once kept steps and marks from being stored."""
+    counter = Moody(0.0)
+    values = iter(range(200))
+    counter.value = lambda: float(next(values)) if counter.asked < 100 else 1 / 0
+    run = scripted_run(tmp_path, Script(steps=20), counters=lambda _: [counter])  # type: ignore[list-item]
+    assert run.status == "finished"
+    assert len(run.processes[0].steps) == 20
+    assert run.manifest.notes["sampling"] == "switched off after ZeroDivisionError: division by zero"
+
+
+def test_the_guard_switches_off_one_part_and_leaves_the_others():
+    guard = Guard()
+    assert guard.call("a", lambda: 1 / 0) is None
+    assert guard.call("a", lambda: 1) is None
+    assert guard.call("b", lambda x: x, 2) == 2
+    guard.fail("c", KeyError())
+    assert guard.reasons == {
+        "a": "switched off after ZeroDivisionError: division by zero",
+        "c": "switched off after KeyError",
+    }
+
+
+def test_the_guard_lets_interrupts_through():
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Guard().call("a", interrupt)
+
+
+def test_a_guarded_method_keeps_its_name_and_result():
+    class Part:
+        def __init__(self) -> None:
+            self._guard = Guard()
+
+        @guarded("part")
+        def half(self, x: float) -> float:
+            """Half of x."""
+            return x / 2 if x else 1 / x
+
+    part = Part()
+    assert part.half(3.0) == 1.5
+    assert Part.half.__doc__ == "Half of x."
+    assert part.half(0.0) is None
+    assert part.half(3.0) is None
