@@ -11,6 +11,8 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from pathlib import Path
 from typing import Any
 
+import altair  # noqa: F401 - loaded before the first visitor: two pages that import it at once break its import
+import pandas  # noqa: F401 - likewise; Streamlit and Altair import it when they first draw
 import streamlit as st
 from starlette.middleware import Middleware
 

@@ -20,6 +20,9 @@ from profiler.records import Phase
 from profiler.store.runs import StoredRun, open_run
 
 TICK_S = 0.05
+NEVER_S = 3600.0
+"""The sampler's own thread stays asleep: it could read while the fake clock is being moved."""
+
 STEP_S: Mapping[Phase, float] = {"data": 0.1, "forward": 0.2, "backward": 0.4, "optimizer": 0.1}
 JOULES_PER_CPU_S = 4.0
 
@@ -126,6 +129,7 @@ def scripted_run(
         name=name,
         peak=peak,
         clock=clock,
+        sampling_period_s=NEVER_S,
     )
     session.recorder = Recorder(
         session.emit, clock=session.now, cpu_clock=clock.cpu, rank=rank, phases_known=script.phases_known

@@ -162,7 +162,9 @@ def _rewrite(path: Path, frame: pl.DataFrame, version: str = "1") -> None:
 
 def test_a_newer_schema_is_refused(part: Path):
     _rewrite(part, read_part(part, "steps"), version="2")
-    with pytest.raises(StoredDataError, match=r"has schema 2, this version reads up to 1. Upgrade joulescale"):
+    with pytest.raises(
+        StoredDataError, match=r"has schema 2, this version reads up to 1. Upgrade joulescale"
+    ):
         read_part(part, "steps")
 
 

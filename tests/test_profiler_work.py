@@ -112,7 +112,6 @@ MODELS: dict[str, tuple[Callable[[], torch.nn.Module], tuple[int, ...]]] = {
     "grouped conv": (lambda: torch.nn.Conv2d(4, 8, 3, groups=2), (2, 4, 7, 7)),
     "attention": (lambda: _Attention(False), (2, 8, 16)),
     "causal attention": (lambda: _Attention(True), (2, 8, 16)),
-    "lstm": (_Recurrent, (2, 4, 6)),
     "transformer": (
         lambda: torch.nn.TransformerEncoderLayer(16, 2, 32, dropout=0.1, batch_first=True),
         (2, 5, 16),
@@ -164,6 +163,20 @@ def test_flops_are_torchs_own_and_the_pass_is_untouched(name: str):
     assert ours == torchs
     assert ours > 0
     assert all(torch.equal(a, b) for a, b in zip(plain, counted, strict=True))
+
+
+def test_a_fused_lstm_is_refused_not_counted_as_nothing():
+    """PyTorch's own counter says 0 FLOPs for it, so a model with one layer more would be counted far too low."""
+    model = torch.nn.Sequential(_Recurrent(), torch.nn.Linear(5, 2))
+    counter, notes, _ = _counter(model)
+    with torch.backends.mkldnn.flags(enabled=True):
+        work = _microbatch(counter, model, torch.zeros(2, 4, 6), torch.zeros(2, 4, 6))
+    if not torch.backends.mkldnn.is_available():
+        pytest.skip("without oneDNN an LSTM is not fused on the CPU")
+    assert work.model_flops is None
+    assert notes["model_flops"] == (
+        "aten::mkldnn_rnn_layer (a fused recurrent layer) cannot be counted. Pass model_flops="
+    )
 
 
 def test_a_linear_layer_by_hand():
@@ -259,7 +272,7 @@ def test_what_the_user_gives_is_taken():
 
 def test_a_users_function_that_fails_is_switched_off_alone():
     model = torch.nn.Linear(7, 5)
-    counter, _, guard = _counter(model, tokens=lambda b: b["nope"])
+    counter, _, guard = _counter(model, tokens=lambda b: {}["nope"])
     work = _microbatch(counter, model, torch.zeros(4, 7), torch.zeros(4, 7))
     assert (work.samples, work.tokens) == (4, None)
     assert list(guard.reasons) == ["tokens"]

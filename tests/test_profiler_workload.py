@@ -115,7 +115,7 @@ def test_presets_and_workloads_by_name():
     assert check_preset("smoke") == "smoke"
     with pytest.raises(
         UnknownNameError,
-        match=r"There is no preset named 'gpus'\. Did you mean 'gpu'\? Known: cpu, gpu, smoke",
+        match=r"no preset named 'gpus'\. Did you mean 'gpu'\? Known: cpu, gpu",
     ):
         check_preset("gpus")
     assert "lm" in workload_names()

@@ -78,7 +78,11 @@ def sweep(
     identities = {
         id(p): found.identity(p.settings) for p in points
     }  # refuses unusable data before the first run
-    results = _run_all(points, found, identities, writable_runs_dir(runs_dir))
+    try:
+        results = _run_all(points, found, identities, writable_runs_dir(runs_dir))
+    except KeyboardInterrupt:
+        typer.echo("\nInterrupted. Finished points are kept: the same command goes on with the rest.", err=True)
+        raise typer.Exit(130) from None
     _report(results, runs_dir, factors, as_json=as_json)
     if any(r["status"] == "failed" for r in results):
         raise typer.Exit(1)

@@ -17,6 +17,9 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+_FUSED_RECURRENT = ("aten::mkldnn_rnn_layer", "aten::_cudnn_rnn", "aten::miopen_rnn")
+"""Matrix products inside one operator that PyTorch's registry has no formula for: it counts them as nothing."""
+
 
 class FlopCount(TorchDispatchMode):
     """Counts while it is the active mode; use `start` and `stop`, which may lie in different functions."""
@@ -50,6 +53,10 @@ class FlopCount(TorchDispatchMode):
             if parts is not NotImplemented:
                 return parts
         result = func(*args, **kwargs)
+        if func._schema.name in _FUSED_RECURRENT:
+            self.failed = (
+                f"{func._schema.name} (a fused recurrent layer) cannot be counted. Pass model_flops="
+            )
         if formula is not None:
             self._add(formula, args, kwargs, result)
         return result

@@ -24,7 +24,7 @@ from profiler.measure.guard import Guard
 from profiler.measure.peak import Peak
 from profiler.measure.ranks import Place
 from profiler.measure.recorder import Recorder
-from profiler.measure.sampler import Sampler
+from profiler.measure.sampler import SAMPLING_PERIOD_S, Sampler
 from profiler.measure.sensors.base import Probe
 from profiler.records import Row
 from profiler.store.folder import check_run_name, new_run_id, writable_runs_dir
@@ -76,6 +76,7 @@ class Session:
         peak: What the run's devices can do at most, together.
         phases_known: As for `Recorder`.
         clock: Monotonic seconds from any origin.
+        sampling_period_s: Seconds between two readings of the sensors.
 
     Raises:
         RunsFolderError: The folder cannot be written to.
@@ -94,6 +95,7 @@ class Session:
         peak: Peak | None = None,
         phases_known: bool = True,
         clock: Callable[[], float] = time.monotonic,
+        sampling_period_s: float = SAMPLING_PERIOD_S,
     ) -> None:
         self.guard = guard
         self.notes: dict[str, str] = dict(facts.notes)
@@ -112,7 +114,12 @@ class Session:
         self._writer = PartWriter(self._folder, on_flush=self._beat, on_error=self._disk_failed)
         self.recorder = Recorder(self.emit, clock=self.now, rank=place.rank, phases_known=phases_known)
         self._sampler = Sampler(
-            self._probes, clock=self.now, emit=self.emit, on_lost=self._sensor_lost, guard=guard
+            self._probes,
+            clock=self.now,
+            emit=self.emit,
+            on_lost=self._sensor_lost,
+            guard=guard,
+            period_s=sampling_period_s,
         )
         self._beat()
         self._writer.start()

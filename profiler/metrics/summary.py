@@ -179,7 +179,7 @@ def _notes(summary: Mapping[str, Any], stored: Mapping[str, str], damaged: Seque
         notes[f"damaged file {number}"] = sentence
     nulls = _null_keys(summary)
     for key in nulls:
-        notes.setdefault(key, _reason(key, stored, summary, nulls))
+        notes[key] = _reason(key, stored, summary, nulls)
     for component in summary["energy"]["components"]:
         if component["energy_j"] is None:
             notes[f"energy.components {component['device']}"] = (
@@ -207,7 +207,7 @@ def _reason(key: str, stored: Mapping[str, str], summary: Mapping[str, Any], nul
     parts = (headline if part == _HEADLINE else part for part in _MADE_OF.get(key, ()))
     missing = next((part for part in parts if part in nulls), None)
     if missing is not None:
-        return stored.get(missing) or _reason(missing, stored, summary, nulls)
+        return _reason(missing, stored, summary, nulls)
     if key in _OF_STEPS and not summary["steps"]:
         return "no training step was recorded"
     if key == headline and summary["energy"]["components"]:
