@@ -42,4 +42,4 @@ def factors() -> CarbonFactors | None:
     country, pue = st.session_state.get(_COUNTRY), st.session_state.get(_PUE)
     if country is None and pue is None:
         return None
-    return CarbonFactors(country=country, pue=pue or 1.0)
+    return CarbonFactors(country=country, pue=pue)

@@ -10,8 +10,9 @@ Schema history
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Literal, get_type_hints
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Literal, NamedTuple, get_type_hints
 
 import polars as pl
 
@@ -28,9 +29,11 @@ STEP_PHASES: tuple[StepPhase, ...] = ("data", "forward", "backward", "optimizer"
 RUN_PHASES: tuple[RunPhase, ...] = ("validation", "checkpoint")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Step:
+class Step(NamedTuple):
     """One optimizer update, with everything since the update before it.
+
+    A named tuple, unlike the other records: it is made inside the training, and a frozen dataclass takes five
+    times as long (5.5 against 1.1 µs).
 
     `*_s` are wall seconds by phase, `*_cpu_s` the CPU seconds that this process spent in the same phase
     (all threads; not its DataLoader workers). `samples`, `tokens` and `model_flops` count all microbatches
@@ -60,7 +63,7 @@ class Step:
     memory_peak_bytes: int | None = None
     memory_peak_reserved_bytes: int | None = None
     host_rss_bytes: int | None = None
-    metrics: Mapping[str, float] = field(default_factory=dict)
+    metrics: Mapping[str, float] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -54,7 +54,8 @@ SHOWN = {
     "": "run_id workload preset status steps tokens samples duration_s phenomenon notes",
     "energy": "measured_j measured_plus_minus_j estimated_j estimated_plus_minus_j components",
     "throughput": "tokens_per_s samples_per_s step_s_p50 step_s_p95",
-    "efficiency": "model_flops flops_source flops_per_s peak_flops_per_s peak_source mfu hfu tokens_per_j energy_per_token_j",
+    "efficiency": "model_flops flops_source flops_per_s peak_flops_per_s peak_source mfu hfu tokens_per_j"
+    " energy_per_token_j",
     "memory": "peak_allocated_bytes peak_reserved_bytes peak_host_rss_bytes",
     "carbon": "carbon_intensity_g_per_kwh carbon_intensity_source pue facility_energy_kwh emissions_g emissions_low_g"
     " emissions_high_g embodied_g water_l cost",
@@ -72,7 +73,9 @@ def test_a_sweep_stores_its_points_and_runs_none_twice(smoke_runs: Path) -> None
     assert all(p["energy_source"] == "estimated" and p["energy_j"] > 0.0 for p in said["scale"])
 
 
-def test_show_prints_every_key_and_a_reason_for_every_null(joulescale: Callable[..., Said], smoke_runs: Path) -> None:
+def test_show_prints_every_key_and_a_reason_for_every_null(
+    joulescale: Callable[..., Said], smoke_runs: Path
+) -> None:
     said = joulescale("show", "latest", "--runs-dir", smoke_runs, "--json")
     shown = json.loads(said.out)
     for part, keys in SHOWN.items():
@@ -81,7 +84,12 @@ def test_show_prints_every_key_and_a_reason_for_every_null(joulescale: Callable[
         for key, value in values.items():
             name = f"{part}.{key}" if part else key
             assert value is not None or shown["notes"][name], name
-    assert (shown["workload"], shown["preset"], shown["status"], shown["steps"]) == ("lm", "smoke", "finished", 70)
+    assert (shown["workload"], shown["preset"], shown["status"], shown["steps"]) == (
+        "lm",
+        "smoke",
+        "finished",
+        70,
+    )
     assert 0.0 < shown["efficiency"]["mfu"] < 1.0
     assert shown["efficiency"]["peak_source"].startswith("measured: best of")
     for phase in shown["phases"]:
@@ -108,7 +116,9 @@ def test_emissions_need_a_grid_and_say_which(joulescale: Callable[..., Said], sm
     france = json.loads(joulescale(*words, "--country", "FRA", "--pue", "1.5").out)
     carbon, energy = france["carbon"], france["energy"]["estimated_j"]
     assert carbon["carbon_intensity_g_per_kwh"] == pytest.approx(56.039)
-    assert carbon["carbon_intensity_source"].startswith("France, average of 2023, location-based (codecarbon ")
+    assert carbon["carbon_intensity_source"].startswith(
+        "France, average of 2023, location-based (codecarbon "
+    )
     assert carbon["emissions_g"] == pytest.approx(energy / 3.6e6 * 1.5 * 56.039)
     assert carbon["emissions_low_g"] < carbon["emissions_g"] < carbon["emissions_high_g"]
     given = json.loads(joulescale(*words, "--carbon-intensity", "100").out)["carbon"]
@@ -116,7 +126,9 @@ def test_emissions_need_a_grid_and_say_which(joulescale: Callable[..., Said], sm
 
 
 @pytest.mark.parametrize("suffix", ["svg", "png", "html"])
-def test_scale_plots_to_a_file(joulescale: Callable[..., Said], smoke_runs: Path, tmp_path: Path, suffix: str) -> None:
+def test_scale_plots_to_a_file(
+    joulescale: Callable[..., Said], smoke_runs: Path, tmp_path: Path, suffix: str
+) -> None:
     chart = tmp_path / f"chart.{suffix}"
     said = joulescale("scale", "--runs-dir", smoke_runs, "--x", "energy_j", "--y", "loss", "--plot", chart)
     assert said.status == 0, said.err
@@ -134,9 +146,13 @@ def test_doctor_says_what_is_missing_and_why(joulescale: Callable[..., Said]) ->
     assert joulescale("doctor").status == 0
 
 
-def test_doctor_warns_of_a_file_that_shadows_the_package(joulescale: Callable[..., Said], tmp_path: Path) -> None:
+def test_doctor_warns_of_a_file_that_shadows_the_package(
+    joulescale: Callable[..., Said], tmp_path: Path
+) -> None:
     (tmp_path / "profiler.py").write_text("")
-    assert "has the name of a joulescale package" in json.loads(joulescale("doctor", "--json").out)["shadowed"]
+    assert (
+        "has the name of a joulescale package" in json.loads(joulescale("doctor", "--json").out)["shadowed"]
+    )
 
 
 WRONG = [
@@ -147,9 +163,15 @@ WRONG = [
     ("run lm --preset smoke --set d_model", "'d_model' is no KEY=VALUE. Write it as in '--set d_model=64'."),
     ("run lm --preset smoke --set d_model=17", "d_model = 17 cannot be cut into heads of head_dim = 16."),
     ("run lm --preset smoke --set seq_len=64 --set seq_len=32", "The setting 'seq_len' is given twice"),
-    ("run lm --preset smoke --runs-dir file", "The runs folder 'file' is a file. Name a folder with --runs-dir."),
-    ("run lm --preset smoke --runs-dir file/runs", "The runs folder 'file/runs' cannot be written to (Not a directory)"),
-    ("run lm --preset smoke --runs-dir foreign", "The folder 'foreign' holds other things and no joulescale runs"),
+    (
+        "run lm --preset smoke --runs-dir file",
+        "The runs folder 'file' is a file. Name a folder with --runs-dir.",
+    ),
+    ("run lm --preset smoke --runs-dir file/runs", "'file/runs' cannot be written to (Not a directory)"),
+    (
+        "run lm --preset smoke --runs-dir foreign",
+        "The folder 'foreign' holds other things and no joulescale runs",
+    ),
     ("run lm --preset smoke --data empty.txt", "empty.txt is empty, so there is nothing to train on."),
     ("run lm --preset smoke --data binary", "binary is not text: it has a NUL byte"),
     ("run lm --preset smoke --data nowhere", "No file, folder or match for a glob is at 'nowhere'."),
@@ -168,7 +190,10 @@ WRONG = [
     ("list --runs-dir foreign", "The folder 'foreign' holds other things and no joulescale runs"),
     ("show --runs-dir empty", "The runs folder 'empty' holds no runs yet."),
     ("scale --runs-dir empty --x width", "There is no axis named 'width'."),
-    ("scale --runs-dir empty --plot chart.svg", "There are no points to draw: no run has reached a token budget yet."),
+    (
+        "scale --runs-dir empty --plot chart.svg",
+        "There are no points to draw: no run has reached a token budget yet.",
+    ),
 ]
 
 
@@ -230,15 +255,17 @@ class Doomed(Point):
 
 
 def test_a_point_that_fails_says_why(tmp_path: Path) -> None:
-    point = Doomed(workload="lm", preset="smoke", seed=0, settings=None, texts={}, label="d_model=16", carbon={})
+    point = Doomed(
+        workload="lm", preset="smoke", seed=0, settings=None, texts={}, label="d_model=16", carbon={}
+    )
     with SweepProgress({"d_model=16": 1.0}) as progress, pytest.raises(PointFailed) as failure:
         run_point(point, tmp_path, progress)
     assert str(failure.value) == "the disk is full (exit status 1)"
 
 
 def test_a_diverged_training_is_stored_as_such(tmp_path: Path) -> None:
-    words = ["sweep", "lm", "--preset", "smoke", "--grid", "d_model=16", "--set", "token_budgets=4096", "--set", "lr=1e9"]
-    said = process(*words, "--runs-dir", str(tmp_path / "runs"), "--json")
+    words = ["sweep", "lm", "--preset", "smoke", "--grid", "d_model=16", "--set", "lr=1e9"]
+    said = process(*words, "--set", "token_budgets=4096", "--runs-dir", str(tmp_path / "runs"), "--json")
     assert said.status == 0, said.err
     point = json.loads(said.out)["scale"][0]
     assert point["loss"] is None or point["loss"] > 5.0

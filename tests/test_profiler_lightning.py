@@ -70,7 +70,11 @@ class Alternating(Classifier):
 class LastState(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.embed, self.rnn, self.head = nn.Embedding(11, 8), nn.LSTM(8, 8, batch_first=True), nn.Linear(8, 4)
+        self.embed, self.rnn, self.head = (
+            nn.Embedding(11, 8),
+            nn.LSTM(8, 8, batch_first=True),
+            nn.Linear(8, 4),
+        )
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         return self.head(self.rnn(self.embed(tokens))[0][:, -1])
@@ -170,7 +174,9 @@ def test_steps_phases_and_work_are_found_out(tmp_path: Path) -> None:
     parts = steps.select("data_s", "forward_s", "backward_s", "optimizer_s", "other_s").sum_horizontal()
     assert (parts - steps["duration_s"]).abs().max() < 1e-9
     assert all(steps[f"{phase}_s"].min() > 0.0 for phase in ("data", "forward", "backward", "optimizer"))
-    assert {"forward", "backward", "optimizer", "data", "validation"} <= {p["phase"] for p in summary["phases"]}
+    assert {"forward", "backward", "optimizer", "data", "validation"} <= {
+        p["phase"] for p in summary["phases"]
+    }
     assert summary["efficiency"]["flops_source"].startswith("counted on the first microbatch")
 
 
@@ -263,7 +269,9 @@ def test_an_exception_in_the_forward_pass_leaves_no_counting_behind(tmp_path: Pa
     assert torch.utils._python_dispatch._get_current_dispatch_mode() is None
 
 
-@pytest.mark.parametrize("where", ["open_probes", "Session", "WorkCounter", "scalar_of", "logged_numbers", "Work"])
+@pytest.mark.parametrize(
+    "where", ["open_probes", "Session", "WorkCounter", "scalar_of", "logged_numbers", "Work"]
+)
 def test_our_own_faults_never_reach_the_training(
     where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -339,10 +347,15 @@ def test_marks_and_phases_of_the_users_own(tmp_path: Path) -> None:
     [
         ({"gpus": "all"}, r"gpus='all' is none of 'auto', 'visible', or a list of positions or UUIDs"),
         ({"peak_flops_per_s": -1.0}, "peak_flops_per_s=-1.0 is no number of FLOP/s above 0, nor 'measure'"),
-        ({"peak_flops_per_s": "fast"}, "peak_flops_per_s='fast' is no number of FLOP/s above 0, nor 'measure'"),
+        (
+            {"peak_flops_per_s": "fast"},
+            "peak_flops_per_s='fast' is no number of FLOP/s above 0, nor 'measure'",
+        ),
     ],
 )
-def test_arguments_that_mean_nothing_are_refused_before_training(arguments: dict[str, Any], message: str) -> None:
+def test_arguments_that_mean_nothing_are_refused_before_training(
+    arguments: dict[str, Any], message: str
+) -> None:
     with pytest.raises(InvalidValueError, match=message):
         EfficiencyMonitor(**arguments)
 
@@ -432,7 +445,12 @@ def test_two_gpus_of_known_traces_lie_within_the_printed_bars(nvml_library: Path
 
 @pytest.mark.parametrize(
     ("visible", "gpus", "device"),
-    [("1", "visible", "GPU-bbbb"), ("GPU-bbbb", "visible", "GPU-bbbb"), ("1,0", [0], "GPU-bbbb"), ("0", [0], "GPU-aaaa")],
+    [
+        ("1", "visible", "GPU-bbbb"),
+        ("GPU-bbbb", "visible", "GPU-bbbb"),
+        ("1,0", [0], "GPU-bbbb"),
+        ("0", [0], "GPU-aaaa"),
+    ],
 )
 def test_cuda_visible_devices_picks_the_right_gpu(
     nvml_library: Path, tmp_path: Path, visible: str, gpus: Any, device: str

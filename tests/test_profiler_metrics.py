@@ -313,7 +313,10 @@ def test_a_countrys_grid_is_named_with_its_year():
 def test_stored_factors_are_used_unless_others_are_asked_for():
     stored = {"country": "FRA", "intensity_g_per_kwh": None, "pue": 1.5}
     assert factors_of(stored, None) == CarbonFactors(country="FRA", pue=1.5)
-    assert factors_of(stored, CarbonFactors(country="DEU")) == CarbonFactors(country="DEU")
+    assert factors_of(stored, CarbonFactors(country="DEU")) == CarbonFactors(country="DEU", pue=1.5)
+    assert factors_of(stored, CarbonFactors(pue=1.1)) == CarbonFactors(country="FRA", pue=1.1)
+    by_intensity = factors_of(stored, CarbonFactors(intensity_g_per_kwh=80.0))
+    assert by_intensity == CarbonFactors(intensity_g_per_kwh=80.0, pue=1.5)
 
 
 @pytest.mark.parametrize(

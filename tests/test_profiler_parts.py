@@ -27,10 +27,15 @@ steps = st.builds(
     start_s=number,
     duration_s=number,
     data_s=maybe,
+    samples=st.none() | whole,
     tokens=st.none() | whole,
     model_flops=maybe,
     loss=maybe,
+    memory_allocated_bytes=st.none() | whole,
+    memory_reserved_bytes=st.none() | whole,
     memory_peak_bytes=st.none() | whole,
+    memory_peak_reserved_bytes=st.none() | whole,
+    host_rss_bytes=st.none() | whole,
     metrics=st.dictionaries(st.text(max_size=5), number, max_size=3),
 )
 readings = st.builds(

@@ -10,7 +10,8 @@ from profiler.records import SCHEMAS, Mark, Reading, Step, table_of
 
 
 def test_every_field_is_a_column_in_order():
-    for table, record in (("steps", Step), ("readings", Reading), ("marks", Mark)):
+    assert SCHEMAS["steps"].names() == list(Step._fields)
+    for table, record in (("readings", Reading), ("marks", Mark)):
         assert SCHEMAS[table].names() == [f.name for f in fields(record)]
 
 
@@ -27,7 +28,7 @@ def test_counters_are_64_bits_wide():
 def test_what_is_unknown_is_none_by_default():
     step = Step(rank=0, step=1, start_s=0.0, duration_s=1.0)
     given = {"rank", "step", "start_s", "duration_s", "metrics"}
-    assert all(getattr(step, f.name) is None for f in fields(Step) if f.name not in given)
+    assert all(getattr(step, name) is None for name in Step._fields if name not in given)
     reading = Reading(time_s=0.0, component="gpu", device="d", source="counter")
     assert reading.energy_j is None
     assert reading.utilization is None

@@ -86,7 +86,11 @@ model, data = Model(), DataLoader(TensorDataset(torch.randn(8, 2)), 2)
 def test_the_readmes_example_runs(tmp_path: Path) -> None:
     (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     done = subprocess.run(
-        [sys.executable, "-c", README_SCRIPT + example], cwd=tmp_path, capture_output=True, text=True, check=False
+        [sys.executable, "-c", README_SCRIPT + example],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     assert len(list((tmp_path / "runs").glob("*/run.json"))) == 1

@@ -38,15 +38,13 @@ Data = Annotated[
 ]
 
 
-def carbon_factors(country: str | None, intensity: float | None, pue: float | None) -> CarbonFactors | None:
-    """What was asked for on the command line; None if nothing was, so that what is stored with a run counts.
+def carbon_factors(country: str | None, intensity: float | None, pue: float | None) -> CarbonFactors:
+    """What was asked for on the command line; where nothing was, what is stored with a run counts.
 
     Raises:
         UsageError: A factor cannot be used.
     """
-    if country is None and intensity is None and pue is None:
-        return None
-    return CarbonFactors(country=country, intensity_g_per_kwh=intensity, pue=1.0 if pue is None else pue)
+    return CarbonFactors(country=country, intensity_g_per_kwh=intensity, pue=pue)
 
 
 def settings_texts(pairs: Sequence[str] | None, data: str | None = None) -> dict[str, str]:

@@ -81,7 +81,9 @@ def sweep(
     try:
         results = _run_all(points, found, identities, writable_runs_dir(runs_dir))
     except KeyboardInterrupt:
-        typer.echo("\nInterrupted. Finished points are kept: the same command goes on with the rest.", err=True)
+        typer.echo(
+            "\nInterrupted. Finished points are kept: the same command goes on with the rest.", err=True
+        )
         raise typer.Exit(130) from None
     _report(results, runs_dir, factors, as_json=as_json)
     if any(r["status"] == "failed" for r in results):

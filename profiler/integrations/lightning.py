@@ -137,7 +137,7 @@ class EfficiencyMonitor(pl.Callback):
         device = trainer.strategy.root_device
         peak, peak_note = find_peak(self._peak, device, trainer.precision, place.world_size)
         self._probes = open_probes(place, gpu_wish(self._gpus, device))
-        session = Session(
+        session = self._session = Session(
             self.runs_dir,
             self._facts,
             place=place,
@@ -147,6 +147,7 @@ class EfficiencyMonitor(pl.Callback):
             peak=peak,
             phases_known=device.type == "cpu",
         )
+        self.run_dir = session.run_dir
         session.notes.update(self._probes.notes | peak_note)
         if device.type != "cpu":
             session.notes["phases"] = (
@@ -162,7 +163,6 @@ class EfficiencyMonitor(pl.Callback):
         )
         session.flops_source = self._facts.flops_formula or self._work_counter.flops_source
         self._memory = SlowMemory(device)
-        self._session, self.run_dir = session, session.run_dir
         self._step, self._fit_start_s = trainer.global_step, session.now()
         self._wrap_checkpoint(trainer)
 

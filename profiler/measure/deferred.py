@@ -14,22 +14,22 @@ class Scalar(Protocol):
         """Whether `value` would return at once."""
         ...
 
-    def value(self) -> float:
-        """The number."""
+    def value(self) -> float | None:
+        """The number; None if there is none."""
         ...
 
 
 class Now:
-    """A number that is here already."""
+    """A number that is here already, or that there is none."""
 
-    def __init__(self, number: float) -> None:
+    def __init__(self, number: float | None) -> None:
         self._number = number
 
     def ready(self) -> bool:
         """Always."""
         return True
 
-    def value(self) -> float:
+    def value(self) -> float | None:
         """The number."""
         return self._number
 

@@ -13,10 +13,10 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from profiler.measure.deferred import Scalar
-from profiler.records import RUN_PHASES, STEP_PHASES, Mark, Phase, Row, Step, StepPhase
+from profiler.measure.deferred import Now, Scalar
+from profiler.records import STEP_PHASES, Mark, Phase, Row, Step
 
 MAX_PENDING_STEPS = 64
 """Steps that wait for their loss to come from the GPU; past that a step is stored without it."""
@@ -49,12 +49,20 @@ class Work:
         self.model_flops = None if unknown else self.model_flops + model_flops  # type: ignore[operator]
 
 
-@dataclass(slots=True)
+_NO_MEMORY = Memory()
+_NO_LOSS = Now(None)
+_ZEROS: dict[Phase, float] = dict.fromkeys(STEP_PHASES, 0.0)
+_UNTIMED: dict[Phase, None] = dict.fromkeys(STEP_PHASES)
+
+
 class _Spent:
     """Wall and CPU seconds by phase since the last step ended."""
 
-    wall: dict[StepPhase, float] = field(default_factory=lambda: dict.fromkeys(STEP_PHASES, 0.0))
-    cpu: dict[StepPhase, float] = field(default_factory=lambda: dict.fromkeys(STEP_PHASES, 0.0))
+    __slots__ = ("cpu", "wall")
+
+    def __init__(self) -> None:
+        self.wall = _ZEROS.copy()
+        self.cpu = _ZEROS.copy()
 
 
 class Recorder:
@@ -87,7 +95,7 @@ class Recorder:
         self._since_s = self._since_cpu_s = 0.0
         self._step_start_s = 0.0
         self._spent = _Spent()
-        self._waiting: deque[tuple[Callable[[float | None], Step], Scalar | None]] = deque()
+        self._waiting: deque[tuple[Step, Scalar]] = deque()
 
     @property
     def phase(self) -> Phase | None:
@@ -99,10 +107,8 @@ class Recorder:
         now, cpu = self._clock(), self._cpu_clock()
         self._close(now, cpu)
         if self._phase not in STEP_PHASES and not self._has_worked():
-            self._spent, self._step_start_s = (
-                _Spent(),
-                now,
-            )  # what was only waited before an interruption is no step's
+            # Nothing but waiting came before the interruption: that was no step's.
+            self._spent, self._step_start_s = _Spent(), now
         self._phase, self._since_s, self._since_cpu_s = phase, now, cpu
 
     @contextmanager
@@ -127,11 +133,11 @@ class Recorder:
         """Store one optimizer update: everything since the last one. The phase `data` is open afterwards."""
         now, cpu = self._clock(), self._cpu_clock()
         self._close(now, cpu)
-        row = self._row_maker(step, now, work, memory or Memory(), dict(metrics or {}))
-        self._waiting.append((row, loss))
+        row = self._row(step, work, memory or _NO_MEMORY, metrics or {})
         self._spent, self._step_start_s = _Spent(), now
         self._phase, self._since_s, self._since_cpu_s = "data", now, cpu
-        self._emit_ready()
+        self._waiting.append((row, loss or _NO_LOSS))
+        self._emit_arrived()
 
     def mark(
         self, kind: str, start_s: float, end_s: float | None = None, note: Mapping[str, object] | None = None
@@ -144,70 +150,58 @@ class Recorder:
         """Close the open phase and store the steps that still wait for their loss, with it or without."""
         self.enter(None)
         while self._waiting:
-            make, loss = self._waiting.popleft()
-            self._emit(make(_collect(loss)))
+            self._emit_waiting()
 
     def _has_worked(self) -> bool:
         return any(self._spent.wall[phase] > 0.0 for phase in STEP_PHASES if phase != "data")
 
     def _close(self, now: float, cpu: float) -> None:
         wall_s, cpu_s = now - self._since_s, cpu - self._since_cpu_s
-        for step_phase in STEP_PHASES:
-            if self._phase == step_phase:
-                self._spent.wall[step_phase] += wall_s
-                self._spent.cpu[step_phase] += cpu_s
-        if self._phase in RUN_PHASES:
-            self.mark(str(self._phase), self._since_s, now, {"cpu_s": cpu_s})
+        phase = self._phase
+        if phase in self._spent.wall:
+            self._spent.wall[phase] += wall_s
+            self._spent.cpu[phase] += cpu_s
+        elif phase is not None:
+            self.mark(phase, self._since_s, now, {"cpu_s": cpu_s})
 
-    def _row_maker(
-        self, step: int, now: float, work: Work, memory: Memory, metrics: dict[str, float]
-    ) -> Callable[[float | None], Step]:
-        wall = self._spent.wall if self._phases_known else {}
-        cpu = self._spent.cpu if self._phases_known else {}
-        start_s, duration_s, rank = self._step_start_s, sum(self._spent.wall.values()), self._rank
+    def _row(self, step: int, work: Work, memory: Memory, metrics: Mapping[str, float]) -> Step:
+        wall = self._spent.wall
+        shown: Mapping[Phase, float | None] = wall if self._phases_known else _UNTIMED
+        shown_cpu: Mapping[Phase, float | None] = self._spent.cpu if self._phases_known else _UNTIMED
+        return Step(
+            rank=self._rank,
+            step=step,
+            start_s=self._step_start_s,
+            duration_s=sum(wall.values()),
+            data_s=shown["data"],
+            forward_s=shown["forward"],
+            backward_s=shown["backward"],
+            optimizer_s=shown["optimizer"],
+            other_s=shown["other"],
+            data_cpu_s=shown_cpu["data"],
+            forward_cpu_s=shown_cpu["forward"],
+            backward_cpu_s=shown_cpu["backward"],
+            optimizer_cpu_s=shown_cpu["optimizer"],
+            other_cpu_s=shown_cpu["other"],
+            samples=work.samples,
+            tokens=work.tokens,
+            model_flops=work.model_flops,
+            memory_allocated_bytes=memory.allocated,
+            memory_reserved_bytes=memory.reserved,
+            memory_peak_bytes=memory.peak,
+            memory_peak_reserved_bytes=memory.peak_reserved,
+            host_rss_bytes=memory.host_rss,
+            metrics=metrics,
+        )
 
-        def make(loss: float | None) -> Step:
-            return Step(
-                rank=rank,
-                step=step,
-                start_s=start_s,
-                duration_s=duration_s,
-                data_s=wall.get("data"),
-                forward_s=wall.get("forward"),
-                backward_s=wall.get("backward"),
-                optimizer_s=wall.get("optimizer"),
-                other_s=wall.get("other"),
-                data_cpu_s=cpu.get("data"),
-                forward_cpu_s=cpu.get("forward"),
-                backward_cpu_s=cpu.get("backward"),
-                optimizer_cpu_s=cpu.get("optimizer"),
-                other_cpu_s=cpu.get("other"),
-                samples=work.samples,
-                tokens=work.tokens,
-                model_flops=work.model_flops,
-                loss=loss,
-                memory_allocated_bytes=memory.allocated,
-                memory_reserved_bytes=memory.reserved,
-                memory_peak_bytes=memory.peak,
-                memory_peak_reserved_bytes=memory.peak_reserved,
-                host_rss_bytes=memory.host_rss,
-                metrics=metrics,
-            )
+    def _emit_arrived(self) -> None:
+        """Store the steps whose loss has come, in their order; the oldest without it if too many wait."""
+        while self._waiting and (len(self._waiting) > MAX_PENDING_STEPS or self._waiting[0][1].ready()):
+            self._emit_waiting()
 
-        return make
-
-    def _emit_ready(self) -> None:
-        while self._waiting:
-            make, loss = self._waiting[0]
-            late = len(self._waiting) > MAX_PENDING_STEPS
-            if not late and loss is not None and not loss.ready():
-                return
-            self._waiting.popleft()
-            self._emit(make(_collect(loss)))
-
-
-def _collect(loss: Scalar | None) -> float | None:
-    return loss.value() if loss is not None and loss.ready() else None
+    def _emit_waiting(self) -> None:
+        row, loss = self._waiting.popleft()
+        self._emit(row._replace(loss=loss.value()) if loss.ready() else row)
 
 
 def _finite(value: object) -> object:

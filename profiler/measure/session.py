@@ -44,6 +44,8 @@ KEPT_ENVIRONMENT = (
 )
 """The only environment variables that are stored: others may hold secrets."""
 
+_JOB_KEYS = ("SLURM_JOB_ID", "SLURM_STEP_ID", "TORCHELASTIC_RUN_ID", "MASTER_ADDR", "MASTER_PORT")
+
 _PACKAGES = ("joulescale", "torch", "lightning", "polars", "nvidia-ml-py", "codecarbon")
 
 
@@ -236,11 +238,16 @@ def _software() -> dict[str, str]:
 
 
 def _shared_run_id(place: Place) -> str | None:
-    """A name that all ranks of one job make alike without talking to each other; None for a single process."""
+    """A name that all ranks of one job make alike without talking to each other; None for a single process.
+
+    torchrun gives every job of one node the same address and port unless told otherwise; there the launcher's own
+    process, which all ranks share as parent, tells jobs apart.
+    """
     if place.world_size == 1:
         return None
-    keys = ("SLURM_JOB_ID", "SLURM_STEP_ID", "TORCHELASTIC_RUN_ID", "MASTER_ADDR", "MASTER_PORT")
-    words = [os.environ.get(key, "") for key in keys]
+    words = [os.environ.get(key, "") for key in _JOB_KEYS]
+    if os.environ.get("TORCHELASTIC_RUN_ID") == "none" and os.environ.get("GROUP_WORLD_SIZE") == "1":
+        words.append(f"{os.getppid()}-{psutil.Process(os.getppid()).create_time()}")
     return f"job-{zlib.crc32('/'.join(words).encode()):08x}"
 
 

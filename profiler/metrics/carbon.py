@@ -22,7 +22,7 @@ class CarbonFactors:
     Attributes:
         country: ISO 3166 alpha-3 code; its grid's yearly average intensity is used.
         intensity_g_per_kwh: gCO2e per kWh, instead of a country's.
-        pue: Power usage effectiveness: energy of the facility / energy of its computers, at least 1.
+        pue: Power usage effectiveness: energy of the facility / energy of its computers, at least 1; None: 1.
 
     Raises:
         UnknownNameError: No grid of that country is known.
@@ -31,7 +31,7 @@ class CarbonFactors:
 
     country: str | None = None
     intensity_g_per_kwh: float | None = None
-    pue: float = 1.0
+    pue: float | None = None
 
     def __post_init__(self) -> None:
         if self.country is not None and self.country not in national_grids():
@@ -40,7 +40,7 @@ class CarbonFactors:
             raise InvalidValueError(
                 f"The carbon intensity {self.intensity_g_per_kwh!r} is not within 0 to 10000 gCO2e/kWh."
             )
-        if not 1.0 <= self.pue < 10.0:
+        if self.pue is not None and not 1.0 <= self.pue < 10.0:
             raise InvalidValueError(
                 f"The PUE {self.pue!r} is not within 1 to 10: a facility uses at least what its computers do."
             )
@@ -69,14 +69,15 @@ def carbon(factors: CarbonFactors, energy_j: float | None, plus_minus_j: float |
     """
     found = factors.resolve()
     intensity, source = found if found else (None, None)
-    kwh = None if energy_j is None else energy_j * factors.pue / J_PER_KWH
-    bar_kwh = None if plus_minus_j is None else plus_minus_j * factors.pue / J_PER_KWH
+    pue = 1.0 if factors.pue is None else factors.pue
+    kwh = None if energy_j is None else energy_j * pue / J_PER_KWH
+    bar_kwh = None if plus_minus_j is None else plus_minus_j * pue / J_PER_KWH
     grams = None if kwh is None or intensity is None else kwh * intensity
     bar = None if bar_kwh is None or intensity is None else bar_kwh * intensity
     return {
         "carbon_intensity_g_per_kwh": intensity,
         "carbon_intensity_source": source,
-        "pue": factors.pue,
+        "pue": pue,
         "facility_energy_kwh": kwh,
         "emissions_g": grams,
         "emissions_low_g": None if bar is None or grams is None else max(grams - bar, 0.0),
@@ -88,13 +89,17 @@ def carbon(factors: CarbonFactors, energy_j: float | None, plus_minus_j: float |
 
 
 def factors_of(stored: Mapping[str, Any], asked: CarbonFactors | None) -> CarbonFactors:
-    """What a reader asked for, else what was stored with the run."""
-    if asked is not None:
-        return asked
-    known = {
-        key: stored[key] for key in ("country", "intensity_g_per_kwh", "pue") if stored.get(key) is not None
-    }
-    return CarbonFactors(**known)
+    """What a reader asked for, and what was stored with the run where the reader did not ask.
+
+    A country and an intensity stand for one another: whoever gives one replaces both.
+    """
+    asked = asked or CarbonFactors()
+    own_grid = asked.country is not None or asked.intensity_g_per_kwh is not None
+    return CarbonFactors(
+        country=asked.country if own_grid else stored.get("country"),
+        intensity_g_per_kwh=asked.intensity_g_per_kwh if own_grid else stored.get("intensity_g_per_kwh"),
+        pue=stored.get("pue") if asked.pue is None else asked.pue,
+    )
 
 
 def _unknown_country(code: str) -> UnknownNameError:

@@ -96,6 +96,7 @@ def _branch_point(
         "loss": note.get("loss"),
         "loss_plus_minus": note.get("loss_plus_minus"),
         "duration_s": duration_s,
+        "flops_per_s": _ratio(note.get("model_flops"), duration_s),
     }
     return _complete(run, point, energy, source, factors)
 
@@ -113,6 +114,7 @@ def _whole_run_point(
         "loss": summary["loss"],
         "loss_plus_minus": None,
         "duration_s": summary["duration_s"],
+        "flops_per_s": summary["efficiency"]["flops_per_s"],
     }
     return _complete(run, point, energy, source, factors)
 
@@ -140,7 +142,6 @@ def _complete(
     manifest = run.manifest
     energy_j, bar = (energy.energy_j, energy.plus_minus_j) if energy else (None, None)
     emissions = carbon(factors_of(manifest.carbon, factors), energy_j, bar)
-    flops_per_s = _ratio(point["model_flops"], point["duration_s"])
     per_token, per_joule = _ratio(energy_j, point["tokens"]), _ratio(point["tokens"], energy_j)
     share = _ratio(bar, energy_j)
     return {
@@ -156,8 +157,7 @@ def _complete(
         "energy_per_token_plus_minus_j": _product(per_token, share),
         "tokens_per_j": per_joule,
         "tokens_per_j_plus_minus": _product(per_joule, share),
-        "flops_per_s": flops_per_s,
-        "mfu": mfu_of(flops_per_s, manifest.peak_flops_per_s)[0],
+        "mfu": mfu_of(point["flops_per_s"], manifest.peak_flops_per_s)[0],
         "memory_bytes": _peak_memory(run),
         "emissions_g": emissions["emissions_g"],
         "emissions_low_g": emissions["emissions_low_g"],

@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import fields
 from pathlib import Path
 
 import polars as pl
@@ -81,7 +80,7 @@ def read_part(path: Path, table: TableName) -> pl.DataFrame:
 
 
 def _frame(table: TableName, rows: Sequence[Row]) -> pl.DataFrame:
-    names = [f.name for f in fields(rows[0])]
+    names = SCHEMAS[table].names()
     columns = {name: [getattr(row, name) for row in rows] for name in names}
     if "metrics" in columns:
         columns["metrics"] = [[{"name": k, "value": v} for k, v in m.items()] for m in columns["metrics"]]

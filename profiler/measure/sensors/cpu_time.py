@@ -18,9 +18,13 @@ import psutil
 
 from profiler.hardware import CpuPower, cpu_power
 from profiler.measure.sensors.base import GaugeReading, Meter
+from profiler.units import FRACTION_PER_PERCENT
 
 CHILDREN_REFRESH_S = 1.0
 """Finding child processes walks the process table (about 5 ms), so it is done this seldom."""
+
+
+MIN_UTILIZATION_WINDOW_S = 0.05
 
 
 class ProcessTreeTime:
@@ -87,13 +91,23 @@ class CpuGauge:
     def __init__(self) -> None:
         self._process = psutil.Process()
         psutil.cpu_percent(interval=None)  # the first call only sets the mark that the next one measures from
+        self._marked_s = time.monotonic()
 
     def read(self) -> GaugeReading:
-        """Utilization since the last read (fraction of all hardware threads) and memory in bytes."""
+        """Utilization since the last read (fraction of all hardware threads) and memory in bytes.
+
+        The kernel counts busy time in ticks of 10 ms, so over less than five of them it is not known.
+        """
         return GaugeReading(
-            utilization=psutil.cpu_percent(interval=None) / 100.0,
-            memory_used_bytes=self._process.memory_info().rss,
+            utilization=self._utilization(), memory_used_bytes=self._process.memory_info().rss
         )
+
+    def _utilization(self) -> float | None:
+        now = time.monotonic()
+        if now - self._marked_s < MIN_UTILIZATION_WINDOW_S:
+            return None
+        self._marked_s = now
+        return float(psutil.cpu_percent(interval=None)) * FRACTION_PER_PERCENT
 
 
 def _is_of_this_rank(child: psutil.Process) -> bool:
