@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import random
+from collections.abc import Mapping
 from pathlib import Path
+from typing import get_type_hints
 
 import polars as pl
 import pyarrow as pa
@@ -20,24 +22,14 @@ from profiler.store.parts import part_name, read_part, write_part, write_whole
 whole = st.integers(-(2**63), 2**63 - 1)
 number = st.floats(allow_nan=False)
 maybe = st.none() | number
-steps = st.builds(
-    Step,
-    rank=whole,
-    step=whole,
-    start_s=number,
-    duration_s=number,
-    data_s=maybe,
-    samples=st.none() | whole,
-    tokens=st.none() | whole,
-    model_flops=maybe,
-    loss=maybe,
-    memory_allocated_bytes=st.none() | whole,
-    memory_reserved_bytes=st.none() | whole,
-    memory_peak_bytes=st.none() | whole,
-    memory_peak_reserved_bytes=st.none() | whole,
-    host_rss_bytes=st.none() | whole,
-    metrics=st.dictionaries(st.text(max_size=5), number, max_size=3),
-)
+_VALUES = {
+    int: whole,
+    float: number,
+    int | None: st.none() | whole,
+    float | None: maybe,
+    Mapping[str, float]: st.dictionaries(st.text(max_size=5), number, max_size=3),
+}
+steps = st.builds(Step, **{name: _VALUES[hint] for name, hint in get_type_hints(Step).items()})
 readings = st.builds(
     Reading,
     time_s=number,
