@@ -8,11 +8,12 @@ STAMP  := $(VENV)/.installed
 RUNS   ?= runs
 PORT   ?= 8501
 
-.PHONY: help run test check wheel clean
+.PHONY: help run test check bench-overhead wheel clean
 
 help:
 	@echo "make run    train the cpu sweep of lm (about 4 minutes), print its table, plot it, open the dashboard"
 	@echo "make test   every test, the browser's included"
+	@echo "make bench-overhead   what the monitor costs a step"
 	@echo "make check  ruff, mypy --strict, import contracts"
 
 $(STAMP): pyproject.toml
@@ -35,6 +36,9 @@ check: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+bench-overhead: $(STAMP)
+	$(BIN)/python benchmarks/overhead.py --output benchmarks/results/overhead.json
 
 wheel: $(STAMP)
 	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .

@@ -418,6 +418,7 @@ TWO_TRACES = """
     gpu GPU-bbbb NVIDIA H100 80GB HBM3
     power 1 0 400
     wave 1 200 1.3 0.5 0
+    set 1 reasons 5
 """
 
 
@@ -438,6 +439,8 @@ def test_two_gpus_of_known_traces_lie_within_the_printed_bars(nvml_library: Path
         assert gpu["source"] == "counter"
         assert abs(gpu["energy_j"] - found["truth"][uuid]) <= gpu["plus_minus_j"], uuid
         assert gpu["plus_minus_j"] < 0.2 * gpu["energy_j"]
+    held_back = [{"device": "GPU-bbbb", "reason": "software power cap", "share": 1.0}]
+    assert found["summary"]["throttling"] == held_back, "idling (bit 1) holds nothing back"
     assert energy["headline"] == "measured"
     assert energy["measured_j"] == pytest.approx(sum(g["energy_j"] for g in gpus.values()))
     assert energy["estimated_j"] > 0.0, "the CPU's estimate stands in a column of its own"

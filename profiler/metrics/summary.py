@@ -12,6 +12,7 @@ from profiler.metrics.attribution import phase_shares
 from profiler.metrics.carbon import CarbonFactors, carbon, factors_of
 from profiler.metrics.devices import DeviceCurve, Total, device_curves, fit_windows, total
 from profiler.metrics.efficiency import efficiency, step_totals, throughput
+from profiler.metrics.throttling import throttling
 from profiler.store.runs import StoredProcess, StoredRun
 
 _WHY_NULL: Mapping[str, str] = {
@@ -104,6 +105,7 @@ def summarize(run: StoredRun, factors: CarbonFactors | None = None) -> dict[str,
         "throughput": throughput(totals),
         "efficiency": efficient,
         "memory": _memory(processes),
+        "throttling": throttling(processes),
         "carbon": carbon(factors_of(run.manifest.carbon, factors), headline_j, headline_bar),
         "phenomenon": None,
     }

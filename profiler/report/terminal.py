@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +120,7 @@ def _facts(summary: Mapping[str, Any]) -> RenderableType:
         "MFU": format_quantity(efficiency["mfu"], "fraction"),
         "peak memory, host": format_quantity(summary["memory"]["peak_host_rss_bytes"], "B"),
         "peak memory, GPU": format_quantity(summary["memory"]["peak_reserved_bytes"], "B"),
+        "clocks held back": _throttling(summary["throttling"]),
         "emissions": _marked(carbon["emissions_g"], "g", energy["headline"]),
     }
     table = Table.grid(padding=(0, 2))
@@ -127,6 +128,12 @@ def _facts(summary: Mapping[str, Any]) -> RenderableType:
         if value not in ("unknown", "not measured") or name in ("energy", "energy per token", "MFU"):
             table.add_row(Text(name, style="dim"), Text(value))
     return table
+
+
+def _throttling(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Why and how often a GPU was slowed down; "unknown" when none was, which is not shown."""
+    words = [f"{row['reason']} in {format_quantity(row['share'], 'fraction')} of readings" for row in rows]
+    return "; ".join(dict.fromkeys(words)) or "unknown"
 
 
 def _phases(summary: Mapping[str, Any]) -> RenderableType:
