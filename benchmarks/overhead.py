@@ -82,7 +82,7 @@ def main() -> None:
     result = {
         "command": "python benchmarks/overhead.py",
         "date": datetime.now(UTC).date().isoformat(),
-        "machine": f"{cpu_power().name}, {platform.system()}, Python {platform.python_version()}, torch {torch.__version__}",
+        "machine": f"{cpu_power().name}, Python {platform.python_version()}, torch {torch.__version__}",
         "steps_a_fit": arguments.steps,
         "rounds": arguments.rounds,
         "step_ms_without": round(1e3 * step_s, 3),

@@ -150,7 +150,7 @@ def play(session: Session, clock: FakeClock, script: Script) -> None:
                 recorder.enter(phase)
                 spend(session, clock, seconds)
         work = Work(samples=script.samples, tokens=script.tokens, model_flops=script.model_flops)
-        recorder.end_step(step, work, loss=_Here(script.loss), memory=script.memory)
+        recorder.end_step(step, work, loss=script.loss, memory=script.memory)
         for after, pause in (
             (script.validation_after, "validation"),
             (script.checkpoint_after, "checkpoint"),

@@ -30,10 +30,16 @@ class Late:
 
 
 class Recording:
-    def __init__(self, **kwargs: bool) -> None:
+    def __init__(self, **kwargs: object) -> None:
         self.rows: list[Row] = []
         self.clock = FakeClock(now_s=7.0)
-        self.recorder = Recorder(self.rows.append, clock=self.clock, cpu_clock=self.clock.cpu, **kwargs)
+        self.recorder = Recorder(
+            self.rows.append,
+            clock=self.clock,
+            cpu_clock=self.clock.cpu,
+            read_loss=lambda loss: loss,  # type: ignore[arg-type,return-value]
+            **{"digest_period_s": 0.0, **kwargs},  # type: ignore[arg-type]
+        )
 
     def spend(self, phase: str | None, seconds: float, busy_threads: float = 1.0) -> None:
         self.recorder.enter(phase)  # type: ignore[arg-type]
@@ -145,6 +151,20 @@ def test_a_late_loss_keeps_the_order_of_steps(run: Recording):
     assert [(s.step, s.loss) for s in run.steps] == [(0, 3.0), (1, 2.0), (2, 1.0), (3, None), (4, None)]
 
 
+def test_instants_gather_for_a_while_and_nothing_of_them_is_lost():
+    run = Recording(digest_period_s=10.0)
+    stored = []
+    for number in range(4):
+        run.spend("forward", 4.0)
+        run.recorder.end_step(number, Work())
+        stored.append([s.step for s in run.steps])
+    assert stored == [[0], [0], [0], [0, 1, 2, 3]]
+    run.recorder.end_step(4, Work())
+    run.recorder.enter("validation")
+    assert [s.step for s in run.steps] == [0, 1, 2, 3, 4], "a pause digests at once"
+    assert [s.duration_s for s in run.steps] == [4.0, 4.0, 4.0, 4.0, 0.0]
+
+
 def test_flush_stores_steps_whose_loss_never_came(run: Recording):
     here = Late(2.0)
     run.recorder.end_step(1, Work(), loss=Late(1.0))
@@ -171,11 +191,8 @@ def test_where_phases_are_unknown_only_the_duration_is_kept():
 
 
 def test_work_once_unknown_stays_unknown():
-    work = Work()
-    work.add(2, None, 1.0)
-    work.add(3, 5, None)
-    work.add(4, 6, 2.0)
-    assert (work.samples, work.tokens, work.model_flops) == (9, None, None)
+    work = Work(2, None, 1.0).plus(Work(3, 5, None)).plus(Work(4, 6, 2.0))
+    assert work == Work(samples=9, tokens=None, model_flops=None)
 
 
 def test_what_is_not_finite_in_a_note_is_null_however_deep(run: Recording):

@@ -207,12 +207,10 @@ def test_a_compiled_model_is_refused():
 
 
 def _microbatch(counter: WorkCounter, model: torch.nn.Module, batch: Any, x: torch.Tensor) -> Work:
-    work = Work()
     counter.begin(batch)
     model(x).sum().backward()
     counter.end_count()
-    counter.add_to(work)
-    return work
+    return counter.work()
 
 
 def _counter(model: torch.nn.Module, **given: Any) -> tuple[WorkCounter, dict[str, str], Guard]:

@@ -17,7 +17,6 @@ import torch
 
 from profiler.errors import InvalidValueError, UnknownNameError
 from profiler.integrations.lightning_facts import SlowMemory, find_peak, gpu_wish, logged_numbers
-from profiler.measure.deferred import scalar_of
 from profiler.measure.guard import Guard, guarded
 from profiler.measure.probes import OpenProbes, open_probes
 from profiler.measure.ranks import GpuChoice, Place
@@ -81,7 +80,7 @@ class EfficiencyMonitor(pl.Callback):
         self._work_counter: WorkCounter | None = None
         self._memory: SlowMemory | None = None
         self._save_checkpoint: Callable[..., None] | None = None
-        self._work = Work()
+        self._work: Work | None = None
         self._loss: Any = None
         self._updated = False
         self._step = 0
@@ -210,12 +209,14 @@ class EfficiencyMonitor(pl.Callback):
         if self._session is None or self._work_counter is None:
             return
         self._end_count()
-        self._work_counter.add_to(self._work)
+        work = self._work_counter.work()
+        self._work = work if self._work is None else self._work.plus(work)
         loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
         if isinstance(
             loss, torch.Tensor
         ):  # Lightning divides by the number of microbatches, so their sum is the mean
-            self._loss = loss if self._loss is None else self._loss.detach() + loss.detach()
+            loss = loss.detach() if loss.requires_grad else loss
+            self._loss = loss if self._loss is None else self._loss + loss
         if self._updated:
             self._end_step(trainer)
         else:
@@ -267,12 +268,12 @@ class EfficiencyMonitor(pl.Callback):
         self._step += 1
         self._session.recorder.end_step(
             self._step,
-            self._work,
-            loss=scalar_of(self._loss),
+            self._work or Work(),
+            loss=self._loss,
             memory=self._memory.read(),
             metrics=logged_numbers(trainer, self._step),
         )
-        self._work, self._loss, self._updated = Work(), None, False
+        self._work, self._loss, self._updated = None, None, False
 
     def _wrap_checkpoint(self, trainer: pl.Trainer) -> None:
         """Time `trainer.save_checkpoint`: Lightning has a hook before the file is written and none after."""

@@ -55,6 +55,15 @@ def count_tokens(batch: Any, *, embeds: bool) -> tuple[int | None, str]:
     )
 
 
+def first_shape(batch: Any) -> torch.Size | None:
+    """The shape of a batch's first tensor, where a glance finds it."""
+    if isinstance(batch, list | tuple) and batch:
+        batch = batch[0]
+    elif isinstance(batch, Mapping):
+        batch = batch.get("input_ids")
+    return batch.shape if isinstance(batch, torch.Tensor) else None
+
+
 def has_embedding(module: torch.nn.Module) -> bool:
     """Whether any part of a model is an embedding table."""
     return any(isinstance(part, torch.nn.Embedding) for part in module.modules())

@@ -14,9 +14,12 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import NamedTuple, TypeVar
 
-from profiler.measure.deferred import Now, Scalar
+from profiler.measure.deferred import Now, Scalar, scalar_of
 from profiler.records import STEP_PHASES, Mark, Phase, Row, Step
+
+N = TypeVar("N", int, float)
 
 MAX_PENDING_STEPS = 64
 """Steps that wait for their loss to come from the GPU; past that a step is stored without it."""
@@ -33,20 +36,43 @@ class Memory:
     host_rss: int | None = None
 
 
-@dataclass(slots=True, kw_only=True)
-class Work:
-    """What one step has done so far, summed over its microbatches. A quantity once unknown stays unknown."""
+class Work(NamedTuple):
+    """What a microbatch, or a step of several, did; what is not known is None."""
 
-    samples: int | None = 0
-    tokens: int | None = 0
-    model_flops: float | None = 0.0
+    samples: int | None = None
+    tokens: int | None = None
+    model_flops: float | None = None
 
-    def add(self, samples: int | None, tokens: int | None, model_flops: float | None) -> None:
-        """Add one microbatch."""
-        self.samples = None if samples is None or self.samples is None else self.samples + samples
-        self.tokens = None if tokens is None or self.tokens is None else self.tokens + tokens
-        unknown = model_flops is None or self.model_flops is None
-        self.model_flops = None if unknown else self.model_flops + model_flops  # type: ignore[operator]
+    def plus(self, other: Work) -> Work:
+        """Both together; what is unknown in one is unknown in the sum."""
+        return Work(
+            _sum(self.samples, other.samples),
+            _sum(self.tokens, other.tokens),
+            _sum(self.model_flops, other.model_flops),
+        )
+
+
+def _sum(a: N | None, b: N | None) -> N | None:
+    return None if a is None or b is None else a + b
+
+
+class _StepEnd(NamedTuple):
+    """What is known of a step when it ends."""
+
+    step: int
+    work: Work
+    loss: object
+    memory: Memory | None
+    metrics: Mapping[str, float] | None
+
+
+class _Instant(NamedTuple):
+    """The moment at which `phase` was entered, and the step that ended there."""
+
+    phase: Phase | None
+    time_s: float
+    cpu_s: float
+    ended: _StepEnd | None
 
 
 _NO_MEMORY = Memory()
@@ -68,6 +94,9 @@ class _Spent:
 class Recorder:
     """Turns what a training loop reports into rows.
 
+    Inside the training only instants are noted; rows are made of them twice a second, many at a time. Between two
+    steps of real work every line of Python runs from cold caches, ten times slower than in a loop.
+
     Args:
         emit: Takes each row.
         clock: Seconds on the run's clock.
@@ -75,6 +104,8 @@ class Recorder:
         rank: Global rank of this process.
         phases_known: False where work is asynchronous (CUDA) and host time says nothing of a phase; the
             phase columns are then null and only the step's duration is kept.
+        read_loss: Makes a scalar of what a step gave as its loss.
+        digest_period_s: Seconds for which instants may gather.
     """
 
     def __init__(
@@ -85,14 +116,20 @@ class Recorder:
         cpu_clock: Callable[[], float] = time.process_time,
         rank: int = 0,
         phases_known: bool = True,
+        read_loss: Callable[[object], Scalar | None] = scalar_of,
+        digest_period_s: float = 0.5,
     ) -> None:
         self._emit = emit
         self._clock = clock
         self._cpu_clock = cpu_clock
         self._rank = rank
         self._phases_known = phases_known
+        self._read_loss = read_loss
+        self._digest_period_s = digest_period_s
         self._phase: Phase | None = None
-        self._since_s = self._since_cpu_s = 0.0
+        self._instants: list[_Instant] = []
+        self._digested_s = 0.0
+        self._open = _Instant(None, 0.0, 0.0, None)
         self._step_start_s = 0.0
         self._spent = _Spent()
         self._waiting: deque[tuple[Step, Scalar]] = deque()
@@ -104,12 +141,10 @@ class Recorder:
 
     def enter(self, phase: Phase | None) -> None:
         """Close the open phase and open `phase`; None means outside of training."""
-        now, cpu = self._clock(), self._cpu_clock()
-        self._close(now, cpu)
-        if self._phase not in STEP_PHASES and not self._has_worked():
-            # Nothing but waiting came before the interruption: that was no step's.
-            self._spent, self._step_start_s = _Spent(), now
-        self._phase, self._since_s, self._since_cpu_s = phase, now, cpu
+        self._phase = phase
+        self._instants.append(_Instant(phase, self._clock(), self._cpu_clock(), None))
+        if phase not in STEP_PHASES:
+            self._digest()
 
     @contextmanager
     def within(self, phase: Phase) -> Iterator[None]:
@@ -126,18 +161,25 @@ class Recorder:
         step: int,
         work: Work,
         *,
-        loss: Scalar | None = None,
+        loss: object = None,
         memory: Memory | None = None,
         metrics: Mapping[str, float] | None = None,
     ) -> None:
-        """Store one optimizer update: everything since the last one. The phase `data` is open afterwards."""
-        now, cpu = self._clock(), self._cpu_clock()
-        self._close(now, cpu)
-        row = self._row(step, work, memory or _NO_MEMORY, metrics or {})
-        self._spent, self._step_start_s = _Spent(), now
-        self._phase, self._since_s, self._since_cpu_s = "data", now, cpu
-        self._waiting.append((row, loss or _NO_LOSS))
-        self._emit_arrived()
+        """Store one optimizer update: everything since the last one. The phase `data` is open afterwards.
+
+        Args:
+            step: Its number.
+            work: What it did.
+            loss: A number or a tensor of one element that nobody changes any more; it is read later.
+            memory: If it was read.
+            metrics: Whatever else was logged.
+        """
+        now = self._clock()
+        self._phase = "data"
+        ended = _StepEnd(step, work, loss, memory, metrics)
+        self._instants.append(_Instant("data", now, self._cpu_clock(), ended))
+        if now - self._digested_s >= self._digest_period_s:
+            self._digest()
 
     def mark(
         self, kind: str, start_s: float, end_s: float | None = None, note: Mapping[str, object] | None = None
@@ -152,25 +194,47 @@ class Recorder:
         while self._waiting:
             self._emit_waiting()
 
+    def _digest(self) -> None:
+        """Make rows of the instants that have gathered."""
+        instants, self._instants = self._instants, []
+        for instant in instants:
+            self._close(instant)
+            if instant.ended is not None:
+                loss = self._read_loss(instant.ended.loss)
+                self._waiting.append((self._row(instant.ended), loss or _NO_LOSS))
+                self._start_step(instant)
+            elif self._open.phase not in STEP_PHASES and not self._has_worked():
+                self._start_step(
+                    instant
+                )  # nothing but waiting came before the interruption: that was no step's
+            self._open = instant
+        self._digested_s = self._open.time_s
+        self._emit_arrived()
+
+    def _start_step(self, instant: _Instant) -> None:
+        self._spent, self._step_start_s = _Spent(), instant.time_s
+
     def _has_worked(self) -> bool:
         return any(self._spent.wall[phase] > 0.0 for phase in STEP_PHASES if phase != "data")
 
-    def _close(self, now: float, cpu: float) -> None:
-        wall_s, cpu_s = now - self._since_s, cpu - self._since_cpu_s
-        phase = self._phase
+    def _close(self, until: _Instant) -> None:
+        """Book the time of the open phase."""
+        phase = self._open.phase
+        wall_s, cpu_s = until.time_s - self._open.time_s, until.cpu_s - self._open.cpu_s
         if phase in self._spent.wall:
             self._spent.wall[phase] += wall_s
             self._spent.cpu[phase] += cpu_s
         elif phase is not None:
-            self.mark(phase, self._since_s, now, {"cpu_s": cpu_s})
+            self.mark(phase, self._open.time_s, until.time_s, {"cpu_s": cpu_s})
 
-    def _row(self, step: int, work: Work, memory: Memory, metrics: Mapping[str, float]) -> Step:
+    def _row(self, ended: _StepEnd) -> Step:
+        work, memory = ended.work, ended.memory or _NO_MEMORY
         wall = self._spent.wall
         shown: Mapping[Phase, float | None] = wall if self._phases_known else _UNTIMED
         shown_cpu: Mapping[Phase, float | None] = self._spent.cpu if self._phases_known else _UNTIMED
         return Step(
             rank=self._rank,
-            step=step,
+            step=ended.step,
             start_s=self._step_start_s,
             duration_s=sum(wall.values()),
             data_s=shown["data"],
@@ -191,7 +255,7 @@ class Recorder:
             memory_peak_bytes=memory.peak,
             memory_peak_reserved_bytes=memory.peak_reserved,
             host_rss_bytes=memory.host_rss,
-            metrics=metrics,
+            metrics=ended.metrics or {},
         )
 
     def _emit_arrived(self) -> None:

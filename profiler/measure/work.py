@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from profiler.measure.batch import count_samples, count_tokens, has_embedding
+from profiler.measure.batch import count_samples, count_tokens, first_shape, has_embedding
 from profiler.measure.flops import FlopCount, uncountable
 from profiler.measure.guard import Guard
 from profiler.measure.recorder import Work
@@ -51,6 +51,8 @@ class WorkCounter:
         self._samples: int | None = None
         self._tokens: int | None = None
         self._given_flops: float | None = None
+        self._shape: torch.Size | None = None
+        self._work: Work | None = None
         self._once_unknown: set[str] = set()
         if self._why_not:
             notes["model_flops"] = self._why_not
@@ -68,7 +70,14 @@ class WorkCounter:
         return self._count is not None
 
     def begin(self, batch: Any) -> None:
-        """Look at a microbatch before its forward pass, and count FLOPs if they never were."""
+        """Look at a microbatch before its forward pass, and count FLOPs if they never were.
+
+        A batch whose first tensor has the shape of the last one's is as large: it is not looked at again.
+        """
+        shape = None if any(self._given.values()) else first_shape(batch)
+        if shape is not None and shape == self._shape and not self.counting:
+            return
+        self._shape, self._work = shape, None
         self._samples = self._number("samples", batch, lambda: count_samples(batch))
         self._tokens = self._number("tokens", batch, lambda: count_tokens(batch, embeds=self._embeds))
         if self._given["model_flops"]:
@@ -82,6 +91,7 @@ class WorkCounter:
             return
         count, self._count = self._count, None
         count.stop()
+        self._work = None
         basis = self._basis()
         if count.failed or not count.flops or not basis:
             nothing = NO_FORMULA if basis else NO_BASIS
@@ -89,9 +99,11 @@ class WorkCounter:
         else:
             self._flops_per_unit = (basis[0], count.flops / basis[1])
 
-    def add_to(self, work: Work) -> None:
-        """Add the microbatch that began last to a step's work."""
-        work.add(self._samples, self._tokens, self._flops())
+    def work(self) -> Work:
+        """What the microbatch that began last does."""
+        if self._work is None:
+            self._work = Work(self._samples, self._tokens, self._flops())
+        return self._work
 
     def _flops(self) -> float | None:
         basis = self._basis()

@@ -22,7 +22,9 @@ def throttling(processes: Sequence[StoredProcess]) -> list[dict[str, Any]]:
     for process in processes:
         told = process.readings.drop_nulls("throttle_reasons")
         for (device,), readings in told.group_by("device", maintain_order=True):
-            rows += [{"device": device, "reason": r, "share": s} for r, s in _shares(readings["throttle_reasons"])]
+            rows += [
+                {"device": device, "reason": r, "share": s} for r, s in _shares(readings["throttle_reasons"])
+            ]
     return rows
 
 

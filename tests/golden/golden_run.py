@@ -17,7 +17,6 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from fixtures_scripted import FakeClock, ScriptedCpu
 
-from profiler.measure.deferred import Now
 from profiler.measure.recorder import Memory, Recorder, Work
 from profiler.measure.sensors.scripted import ScriptedEnergy
 from profiler.metrics.carbon import CarbonFactors
@@ -76,7 +75,7 @@ class Golden:
                 self.spend(seconds * (1.0 + 0.1 * (step % 3)), busy)
             work = Work(samples=4, tokens=256, model_flops=2.5e9)
             memory = Memory(peak=10**6 * step, peak_reserved=2 * 10**6 * step, host_rss=10**9)
-            self.recorder.end_step(step, work, loss=Now(3.0 - step / 20), memory=memory, metrics={"lr": 1e-3})
+            self.recorder.end_step(step, work, loss=3.0 - step / 20, memory=memory, metrics={"lr": 1e-3})
             if step in (10, 20):
                 with self.recorder.within("validation"):
                     self.spend(0.5, 1.0)
