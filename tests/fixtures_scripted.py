@@ -183,17 +183,3 @@ def _mark_budget(session: Session, step: int, start_s: float, script: Script) ->
         "windows": [[start_s, session.now()]],
     }
     session.recorder.mark("budget", session.now(), note=note)
-
-
-class _Here:
-    """A loss that is here already; None is one that never comes."""
-
-    def __init__(self, number: float | None) -> None:
-        self._number = number
-
-    def ready(self) -> bool:
-        return self._number is not None
-
-    def value(self) -> float:
-        assert self._number is not None
-        return self._number
