@@ -79,7 +79,7 @@ class EfficiencyMonitor(pl.Callback):
         self._probes: OpenProbes | None = None
         self._work_counter: WorkCounter | None = None
         self._memory: SlowMemory | None = None
-        self._save_checkpoint: Callable[..., None] | None = None
+        self._unwrap_checkpoint: Callable[[], None] = _nothing
         self._work: Work | None = None
         self._loss: Any = None
         self._updated = False
@@ -186,12 +186,11 @@ class EfficiencyMonitor(pl.Callback):
         """Backward."""
         self._enter("backward")
 
-    @guarded("recording")
     def on_after_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Between backward and optimizer: whatever the strategy does there."""
-        self._enter("other")
         if pl_module.automatic_optimization:
             self._end_count()
+        self._guard.call("recording", self._enter, "other")
 
     @guarded("recording")
     def on_before_optimizer_step(
@@ -201,26 +200,12 @@ class EfficiencyMonitor(pl.Callback):
         self._enter("optimizer")
         self._updated = True
 
-    @guarded("recording")
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """The microbatch is done, and the step if the optimizer ran."""
-        if self._session is None or self._work_counter is None:
-            return
         self._end_count()
-        work = self._work_counter.work()
-        self._work = work if self._work is None else self._work.plus(work)
-        loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
-        if isinstance(
-            loss, torch.Tensor
-        ):  # Lightning divides by the number of microbatches, so their sum is the mean
-            loss = loss.detach() if loss.requires_grad else loss
-            self._loss = loss if self._loss is None else self._loss + loss
-        if self._updated:
-            self._end_step(trainer)
-        else:
-            self._session.recorder.enter("data")
+        self._guard.call("recording", self._end_microbatch, trainer, outputs)
 
     @guarded("recording")
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -257,7 +242,24 @@ class EfficiencyMonitor(pl.Callback):
         if self._session:
             self._session.recorder.enter(phase)
 
+    def _end_microbatch(self, trainer: pl.Trainer, outputs: Any) -> None:
+        if self._session is None or self._work_counter is None:
+            return
+        work = self._work_counter.work()
+        self._work = work if self._work is None else self._work.plus(work)
+        loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
+        if isinstance(loss, torch.Tensor):
+            # Lightning has divided by the number of microbatches, so their sum is the mean.
+            loss = loss.detach() if loss.requires_grad else loss
+            self._loss = loss if self._loss is None else self._loss + loss
+        if self._updated:
+            self._end_step(trainer)
+        else:
+            self._session.recorder.enter("data")
+
+    @guarded("counting FLOPs")
     def _end_count(self) -> None:
+        """Apart from the rest: counting slows operators down, so it must end even if recording has failed."""
         if self._session and self._work_counter and self._work_counter.counting:
             self._work_counter.end_count()
             self._session.flops_source = self._work_counter.flops_source
@@ -277,24 +279,32 @@ class EfficiencyMonitor(pl.Callback):
 
     def _wrap_checkpoint(self, trainer: pl.Trainer) -> None:
         """Time `trainer.save_checkpoint`: Lightning has a hook before the file is written and none after."""
-        original = self._save_checkpoint = trainer.save_checkpoint
+        original = trainer.save_checkpoint
+        own = trainer.__dict__.get("save_checkpoint")  # somebody else's wrapper, perhaps
 
         def save_checkpoint(*args: Any, **kwargs: Any) -> None:
             with self.phase("checkpoint"):
                 original(*args, **kwargs)
 
+        def unwrap() -> None:
+            if trainer.__dict__.get("save_checkpoint") is not save_checkpoint:
+                return  # wrapped again since: what lies above us is not ours to take away
+            del trainer.__dict__["save_checkpoint"]
+            if own is not None:
+                trainer.__dict__["save_checkpoint"] = own
+
         trainer.save_checkpoint = save_checkpoint  # type: ignore[method-assign]
+        self._unwrap_checkpoint = unwrap
 
     def _close(self, trainer: pl.Trainer, status: str) -> None:
-        session, probes, counter, wrapped = (
+        session, probes, counter, unwrap = (
             self._session,
             self._probes,
             self._work_counter,
-            self._save_checkpoint,
+            self._unwrap_checkpoint,
         )
         self._reset()
-        if wrapped is not None:
-            trainer.__dict__.pop("save_checkpoint", None)
+        unwrap()
         if counter:
             counter.end_count()
         if session:
@@ -308,6 +318,10 @@ class EfficiencyMonitor(pl.Callback):
         session.recorder.enter(None)
         session.recorder.mark("fit", self._fit_start_s, session.now())
         session.close(status)
+
+
+def _nothing() -> None:
+    """Nothing is wrapped."""
 
 
 def _print_summary(run_dir: Path) -> None:
