@@ -7,17 +7,25 @@ from this process tree's CPU time. A processor that is measured is never estimat
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from profiler.errors import InvalidValueError, SensorError
 from profiler.measure.ranks import GpuChoice, Place, TorchUuid, order_note, select_gpus, visible_uuids
 from profiler.measure.sensors.base import Probe
 from profiler.measure.sensors.cpu_time import CpuGauge, CpuTimeEnergy
-from profiler.measure.sensors.nvml import list_gpus, open_gpus
+from profiler.measure.sensors.nvml import GpuProbes, list_gpus, open_gpus
 from profiler.measure.sensors.rapl import POWERCAP, open_rapl
+
+T = TypeVar("T")
+
+OPENING_S = 5.0
+"""Finding and opening the GPUs of a node takes a fraction of this."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,8 +62,7 @@ def open_probes(place: Place, wish: GpuWish, *, rapl_root: Path = POWERCAP) -> O
 
 def _open_gpus(place: Place, wish: GpuWish, opened: ExitStack) -> tuple[tuple[Probe, ...], dict[str, str]]:
     try:
-        uuids, order = _wished_uuids(place, wish)
-        gpus = open_gpus(uuids)
+        uuids, order, gpus = within(OPENING_S, "NVML", lambda: _find_and_open(place, wish))
     except (SensorError, InvalidValueError) as refusal:
         return (), {"gpu": str(refusal)}
     opened.callback(gpus.close)
@@ -63,6 +70,34 @@ def _open_gpus(place: Place, wish: GpuWish, opened: ExitStack) -> tuple[tuple[Pr
     if not uuids:
         notes["gpu"] = "this process trains on no NVIDIA GPU, so none is measured"
     return gpus.probes, notes | ({"gpu order": order} if order and uuids else {})
+
+
+def _find_and_open(place: Place, wish: GpuWish) -> tuple[tuple[str, ...], str | None, GpuProbes]:
+    uuids, order = _wished_uuids(place, wish)
+    return uuids, order, open_gpus(uuids)
+
+
+def within(seconds: float, who: str, call: Callable[[], T]) -> T:
+    """What `call` returns or raises, if it does so in time; a driver that never returns must not hold the training.
+
+    Raises:
+        SensorError: It took longer; the thread that waits for it is left behind.
+    """
+    outcome: Future[T] = Future()
+
+    def work() -> None:
+        try:
+            outcome.set_result(call())
+        except BaseException as error:  # noqa: BLE001 - handed to the caller as it is
+            outcome.set_exception(error)
+
+    threading.Thread(target=work, daemon=True).start()
+    try:
+        return outcome.result(timeout=seconds)
+    except TimeoutError:
+        raise SensorError(
+            f"{who} did not answer within {seconds:g} s, so it is not asked again in this run."
+        ) from None
 
 
 def _wished_uuids(place: Place, wish: GpuWish) -> tuple[tuple[str, ...], str | None]:

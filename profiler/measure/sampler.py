@@ -55,40 +55,56 @@ class Sampler:
         self._guard = guard
         self._period_s = period_s
         self._retry_at_s: dict[str, float] = {}
-        self._round = threading.Lock()
-        self._stop = threading.Event()
+        self._change = threading.Condition()
+        self._asked, self._done, self._stopping = 1, 0, False
         self._thread = threading.Thread(target=guard.call, args=("sampling", self._run), daemon=True)
 
     def start(self) -> None:
         """Take a first reading, then go on in the background."""
-        self.sample()
         self._thread.start()
+        self._wait_for(self._asked)
 
     def stop(self, timeout_s: float = 1.0) -> None:
         """Take a last reading and end the thread; a driver call that hangs is left behind after `timeout_s`."""
-        self._stop.set()
+        with self._change:
+            self._stopping = True
+            self._asked += 1
+            self._change.notify_all()
         if self._thread.is_alive():
             self._thread.join(timeout=timeout_s)
-        if not self._thread.is_alive():
-            self.sample()
 
     def sample(self) -> None:
-        """Read every probe once; not at all while another round hangs."""
-        if not self._round.acquire(timeout=HANG_S):
+        """Read every probe now, on the sampler's thread; a driver that hangs is waited for a moment only."""
+        if not self._thread.is_alive():
+            self._round()
             return
-        try:
-            for probe in self._probes:
-                self._guard.call("sampling", self._read, probe)
-        finally:
-            self._round.release()
+        with self._change:
+            self._asked += 1
+            self._change.notify_all()
+            ticket = self._asked
+        self._wait_for(ticket)
+
+    def _wait_for(self, ticket: int) -> None:
+        with self._change:
+            self._change.wait_for(lambda: self._done >= ticket, timeout=HANG_S)
 
     def _run(self) -> None:
-        pause = self._period_s
-        while not self._stop.wait(pause):
+        pause, stopping = 0.0, False
+        while not stopping:
+            with self._change:
+                self._change.wait_for(lambda: self._asked > self._done, timeout=pause)
+                ticket, stopping = self._asked, self._stopping
             start = self._clock()
-            self.sample()
+            self._round()
             took = self._clock() - start
             pause = max(self._period_s - took, took / MAX_SHARE - took)
+            with self._change:
+                self._done = ticket
+                self._change.notify_all()
+
+    def _round(self) -> None:
+        for probe in self._probes:
+            self._guard.call("sampling", self._read, probe)
 
     def _read(self, probe: Probe) -> None:
         meter, before_s = probe.counter.meter, self._clock()

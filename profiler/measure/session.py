@@ -46,6 +46,8 @@ KEPT_ENVIRONMENT = (
 
 _JOB_KEYS = ("SLURM_JOB_ID", "SLURM_STEP_ID", "TORCHELASTIC_RUN_ID", "MASTER_ADDR", "MASTER_PORT")
 
+_RESTART_KEYS = ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT")
+
 _PACKAGES = ("joulescale", "torch", "lightning", "polars", "nvidia-ml-py", "codecarbon")
 
 
@@ -105,15 +107,18 @@ class Session:
         self._place, self._probes, self._facts, self._peak = place, tuple(probes), facts, peak
         self._clock, self._origin_s, self._wall_unix_s = clock, clock(), time.time()
         self._created_at, self._status = _utc_now(), "running"
-        run_id = check_run_name(name) if name else _shared_run_id(place) or new_run_id(facts.workload)
-        self.run_dir = writable_runs_dir(runs_dir) / run_id
-        self._attempt = _attempt(self.run_dir, place)
+        folder = writable_runs_dir(runs_dir.absolute())  # the training may change its folder
+        run_id = check_run_name(name) if name else _shared_run_id(folder, place) or new_run_id(facts.workload)
+        self.run_dir = folder / run_id
+        self._attempt = 1 + max(_attempts_of(self.run_dir, place.rank), default=0)
         self._folder = (
             self.run_dir / f"attempt-{self._attempt}" / f"{socket.gethostname()}-{place.rank}-{os.getpid()}"
         )
         self._folder.mkdir(parents=True)
         self._hardware, self._software = _hardware(self._probes), _software()
-        self._writer = PartWriter(self._folder, on_flush=self._beat, on_error=self._disk_failed)
+        self._writer = PartWriter(
+            self._folder, on_flush=self._beat, on_error=self._disk_failed, on_lost=self._rows_lost
+        )
         self.recorder = Recorder(self.emit, clock=self.now, rank=place.rank, phases_known=phases_known)
         self._sampler = Sampler(
             self._probes,
@@ -159,8 +164,19 @@ class Session:
 
     def _notes(self) -> dict[str, str]:
         dropped = self._writer.dropped
-        lost = {"rows": f"{dropped} rows were dropped: the disk was gone for too long"} if dropped else {}
+        lost = (
+            {
+                "rows": f"{dropped} rows were dropped: the disk was gone for too long, or a value fitted no column"
+            }
+            if dropped
+            else {}
+        )
         return {**self.notes, **self.guard.reasons, **lost}
+
+    def _rows_lost(self, count: int) -> None:
+        self.guard.warn(
+            "storing at the end", f"{count} rows could not be written to {self.run_dir} and are lost"
+        )
 
     def _disk_failed(self, error: OSError) -> None:
         self.guard.warn("storing", f"{error.strerror or error}: rows are kept in memory and tried again")
@@ -237,25 +253,22 @@ def _software() -> dict[str, str]:
     return found
 
 
-def _shared_run_id(place: Place) -> str | None:
+def _shared_run_id(runs_dir: Path, place: Place) -> str | None:
     """A name that all ranks of one job make alike without talking to each other; None for a single process.
 
-    torchrun gives every job of one node the same address and port unless told otherwise; there the launcher's own
-    process, which all ranks share as parent, tells jobs apart.
+    Launchers use the same address and port again, so a job's key may come back: every rank counts in how many runs
+    of that key it has left a folder, and all come to the same number. A restart goes on in the last of them.
     """
     if place.world_size == 1:
         return None
-    words = [os.environ.get(key, "") for key in _JOB_KEYS]
-    if os.environ.get("TORCHELASTIC_RUN_ID") == "none" and os.environ.get("GROUP_WORLD_SIZE") == "1":
-        words.append(f"{os.getppid()}-{psutil.Process(os.getppid()).create_time()}")
-    return f"job-{zlib.crc32('/'.join(words).encode()):08x}"
+    key = zlib.crc32("/".join(os.environ.get(name, "") for name in _JOB_KEYS).encode())
+    known = sum(1 for run_dir in runs_dir.glob(f"job-{key:08x}-*") if any(_attempts_of(run_dir, place.rank)))
+    restarted = any(int(os.environ.get(name) or 0) > 0 for name in _RESTART_KEYS)
+    return f"job-{key:08x}-{known if restarted and known else known + 1}"
 
 
-def _attempt(run_dir: Path, place: Place) -> int:
-    """Which start of the run this is: the launcher's count of restarts for many ranks, else the next free number."""
-    if place.world_size > 1:
-        return 1 + int(
-            os.environ.get("TORCHELASTIC_RESTART_COUNT") or os.environ.get("SLURM_RESTART_COUNT") or 0
-        )
-    taken = [path.name.removeprefix("attempt-") for path in run_dir.glob("attempt-*")]
-    return 1 + max((int(number) for number in taken if number.isdecimal()), default=0)
+def _attempts_of(run_dir: Path, rank: int) -> list[int]:
+    """Numbers of the attempts in which this rank took part; folders are named `<host>-<rank>-<pid>`."""
+    own = [path for path in run_dir.glob("attempt-*/*") if path.name.rsplit("-", 2)[-2:-1] == [str(rank)]]
+    numbers = [path.parent.name.removeprefix("attempt-") for path in own]
+    return [int(number) for number in numbers if number.isdecimal()]

@@ -20,6 +20,13 @@ from profiler.errors import StoredDataError
 from profiler.records import SCHEMA_VERSION, SCHEMAS, Row, TableName
 
 _VERSION_KEY = b"joulescale_schema_version"
+_METRIC = pa.struct([pa.field("name", pa.large_string()), pa.field("value", pa.float64())])
+_ARROW_TYPES = {
+    pl.Int64(): pa.int64(),
+    pl.Float64(): pa.float64(),
+    pl.String(): pa.large_string(),
+    pl.List(pl.Struct({"name": pl.String, "value": pl.Float64})): pa.large_list(_METRIC),
+}
 _SEAL = b"JSCRC32\0"
 _TAIL_BYTES = 8
 """Length of the footer, and the magic word `PAR1`."""
@@ -35,9 +42,9 @@ def write_part(path: Path, table: TableName, rows: Sequence[Row]) -> None:
 
     Raises:
         OSError: The disk is full, read-only or gone. Nothing is left under `path`.
+        ValueError: A row has a value of the wrong type; see `fits`.
     """
-    arrow = _frame(table, rows).to_arrow(compat_level=pl.CompatLevel.oldest())
-    arrow = arrow.replace_schema_metadata({_VERSION_KEY: str(SCHEMA_VERSION).encode()})
+    arrow = _arrow_table(table, rows)
     write_whole(path, lambda temporary: _write_parquet(arrow, temporary))
 
 
@@ -79,12 +86,30 @@ def read_part(path: Path, table: TableName) -> pl.DataFrame:
     return _conform(path, frame, SCHEMAS[table])
 
 
-def _frame(table: TableName, rows: Sequence[Row]) -> pl.DataFrame:
-    names = SCHEMAS[table].names()
-    columns = {name: [getattr(row, name) for row in rows] for name in names}
+def _arrow_table(table: TableName, rows: Sequence[Row]) -> pa.Table:
+    """Rows as columns, by Arrow alone.
+
+    Polars must not run in the process that trains: its thread pool does not survive a fork, and loader workers
+    that use Polars themselves would wait for it for ever.
+    """
+    columns = {name: [getattr(row, name) for row in rows] for name in SCHEMAS[table].names()}
     if "metrics" in columns:
         columns["metrics"] = [[{"name": k, "value": v} for k, v in m.items()] for m in columns["metrics"]]
-    return pl.DataFrame(columns, schema=SCHEMAS[table], strict=False)
+    fields = [pa.field(name, _ARROW_TYPES[dtype]) for name, dtype in SCHEMAS[table].items()]
+    schema = pa.schema(fields, metadata={_VERSION_KEY: str(SCHEMA_VERSION).encode()})
+    try:
+        return pa.Table.from_pydict(columns, schema=schema)
+    except (pa.ArrowException, TypeError, OverflowError) as error:
+        raise ValueError(f"a value fits no column of {table}: {_first_line(error)}") from None
+
+
+def fits(table: TableName, row: Row) -> bool:
+    """Whether a row's values have the types of its table."""
+    try:
+        _arrow_table(table, [row])
+    except ValueError:
+        return False
+    return True
 
 
 def _write_parquet(table: pa.Table, path: Path) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Protocol
 
 from profiler.records import SCHEMAS, Row, TableName, table_of
-from profiler.store.parts import part_name, write_part
+from profiler.store.parts import fits, part_name, write_part
 
 FLUSH_INTERVAL_S = 15.0
 MAX_PENDING_ROWS = 200_000
@@ -41,11 +41,12 @@ class PartWriter:
         folder: The process's own folder, made on the first flush.
         on_flush: Called after each flush on the writer's thread (the manifest's heartbeat).
         on_error: Called with an error of the file system, once each time it starts; rows are kept and retried.
+        on_lost: Called at the end with the number of rows that could not be stored.
         interval_s: Seconds between flushes.
         max_pending: Rows that are kept in memory, for each table.
 
     Attributes:
-        dropped: Rows that were lost because more than that waited for the disk.
+        dropped: Rows that were lost because more than that waited for the disk, or because they fit no table.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class PartWriter:
         *,
         on_flush: Callable[[], None] = lambda: None,
         on_error: Callable[[OSError], None] = lambda _: None,
+        on_lost: Callable[[int], None] = lambda _: None,
         interval_s: float = FLUSH_INTERVAL_S,
         max_pending: int = MAX_PENDING_ROWS,
     ) -> None:
@@ -62,6 +64,7 @@ class PartWriter:
         self._folder = folder
         self._on_flush = on_flush
         self._on_error = on_error
+        self._on_lost = on_lost
         self._interval_s = interval_s
         self._rows: deque[Row] = deque(maxlen=max_pending)
         self._unwritten: dict[TableName, list[Row]] = {table: [] for table in SCHEMAS}
@@ -88,6 +91,9 @@ class PartWriter:
             self._thread.join(timeout=10.0)
         if not self._thread.is_alive():  # else it is stuck in the file system, and so should we be
             self.flush()
+        lost = sum(map(len, self._unwritten.values())) + len(self._rows)
+        if lost:
+            self._on_lost(lost)
 
     def flush(self) -> None:
         """Write every row taken so far, one part a table; on an error keep them for the next time."""
@@ -120,6 +126,13 @@ class PartWriter:
         if not rows:
             return
         self._folder.mkdir(parents=True, exist_ok=True)
-        write_part(self._folder / part_name(table, self._parts[table]), table, rows)
+        try:
+            write_part(self._folder / part_name(table, self._parts[table]), table, rows)
+        except ValueError:  # a value that fits no column: only its own row is lost
+            kept = [row for row in rows if fits(table, row)]
+            self.dropped += len(rows) - len(kept)
+            rows[:] = kept if len(kept) < len(rows) else []
+            self._write(table, rows)
+            return
         self._parts[table] += 1
         rows.clear()
