@@ -9,13 +9,15 @@ from typing import Any
 import pytest
 import torch
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode
+from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
 from profiler.measure.batch import count_samples, count_tokens, has_embedding
 from profiler.measure.flops import FlopCount, uncountable
 from profiler.measure.guard import Guard
 from profiler.measure.recorder import Work
-from profiler.measure.work import WorkCounter
+from profiler.measure.work import MAX_SHAPES, WorkCounter
 
 IDS = torch.zeros(4, 16, dtype=torch.int64)
 IMAGES, LABELS = torch.zeros(4, 3, 8, 8), torch.zeros(4, dtype=torch.int64)
@@ -23,7 +25,10 @@ Pair = namedtuple("Pair", "x y")
 
 DIMENSION = "first dimension of the batch's tensors"
 NO_TENSOR = "the batch holds no tensor. Pass samples= to count them"
-NO_TOKENS = "the batch's first tensor is no matrix of token ids for an embedding. Pass tokens= to count them"
+NO_TOKENS = (
+    "the batch's first tensor is no matrix of token ids (alone or with targets of its shape) for an embedding."
+    " Pass tokens= to count them"
+)
 NO_KEY = "the batch has none of input_ids, decoder_input_ids, token_ids, tokens. Pass tokens= to count them"
 
 
@@ -62,7 +67,13 @@ def test_samples(batch: Any, samples: int | None, why: str):
         ({"image": IMAGES}, True, None, NO_KEY),
         ({"input_ids": [[1, 2]]}, True, None, NO_KEY),
         ((IDS, IDS), True, 64, "elements of the batch's first tensor, padding included"),
-        ((IDS.int(), LABELS), True, 64, "elements of the batch's first tensor, padding included"),
+        ((IDS.int(), LABELS), True, None, NO_TOKENS),
+        (
+            torch.zeros(4, 2, dtype=torch.int64),
+            True,
+            8,
+            "elements of the batch's first tensor, padding included",
+        ),
         ((IDS, IDS), False, None, NO_TOKENS),
         ((IMAGES, LABELS), True, None, NO_TOKENS),
         ((LABELS, IDS), True, None, NO_TOKENS),
@@ -208,7 +219,9 @@ def test_a_compiled_model_is_refused():
 
 def _microbatch(counter: WorkCounter, model: torch.nn.Module, batch: Any, x: torch.Tensor) -> Work:
     counter.begin(batch)
-    model(x).sum().backward()
+    loss = model(x).sum()
+    counter.begin_backward()
+    loss.backward()
     counter.end_count()
     return counter.work()
 
@@ -226,20 +239,127 @@ def test_flops_are_counted_once_and_scaled_by_samples():
     second = _microbatch(counter, model, torch.zeros(6, 7), torch.zeros(6, 7))
     assert second.model_flops == 2 * first.model_flops  # type: ignore[operator]
     assert counter.flops_source == (
-        "counted on the first microbatch, scaled by its samples; causal attention in full, no element-wise work"
+        "counted on the first microbatch of each shape, scaled by its samples; causal attention in full, no"
+        " element-wise work, no recomputation"
     )
     assert notes["tokens"] == NO_TOKENS
 
 
-def test_a_count_by_tokens_is_not_scaled_by_samples():
-    """If tokens become unknown, so do FLOPs: joules per token of one are no measure of the other."""
+def test_each_shape_has_a_count_of_its_own():
+    """A count by tokens says nothing of images: they are counted by samples."""
     model = torch.nn.Linear(7, 5)
     counter, notes, _ = _counter(model)
-    assert _microbatch(counter, model, {"input_ids": IDS}, torch.zeros(4, 7)).model_flops
-    unlike = _microbatch(counter, model, {"image": IMAGES}, torch.zeros(4, 7))
-    assert (unlike.samples, unlike.tokens, unlike.model_flops) == (4, None, None)
-    _microbatch(counter, model, {"input_ids": IDS}, torch.zeros(4, 7))
+    assert _microbatch(counter, model, {"input_ids": IDS}, torch.zeros(4, 7)).model_flops == 560.0
+    unlike = _microbatch(counter, model, {"image": IMAGES}, torch.zeros(8, 7))
+    assert (unlike.samples, unlike.tokens, unlike.model_flops) == (4, None, 1120.0)
+    again = _microbatch(counter, model, {"input_ids": IDS[:2]}, torch.zeros(2, 7))
+    assert (again.tokens, again.model_flops) == (32, 280.0)
     assert notes["tokens"] == NO_KEY  # the sum stays unknown, and so does its reason
+    assert "scaled by its samples and tokens" in counter.flops_source  # type: ignore[operator]
+
+
+def test_more_shapes_than_are_counted_make_flops_unknown():
+    model = torch.nn.Linear(7, 5)
+    counter, notes, _ = _counter(model)
+    works = [
+        _microbatch(counter, model, torch.zeros(3, 4 + n), torch.zeros(3, 7)) for n in range(MAX_SHAPES + 1)
+    ]
+    assert [w.model_flops is None for w in works] == [False] * MAX_SHAPES + [True]
+    assert notes["model_flops"].startswith("batches have more than 16 shapes")
+
+
+def test_recomputed_activations_are_no_model_flops():
+    model = torch.nn.Sequential(torch.nn.Linear(7, 9), torch.nn.GELU(), torch.nn.Linear(9, 5))
+    x = torch.zeros(3, 7)
+    plain = _microbatch(_counter(model)[0], model, x, x).model_flops
+    for reentrant in (True, False):
+
+        class Saving(torch.nn.Module):
+            def forward(self, x: torch.Tensor) -> torch.Tensor:
+                return checkpoint(model, x.requires_grad_(), use_reentrant=reentrant)  # noqa: B023
+
+        found = _microbatch(_counter(model)[0], Saving(), x, x.clone()).model_flops
+        assert found == plain + 2 * 3 * 7 * 9  # type: ignore[operator]  # its input's gradient, no recomputation
+
+
+def test_several_closures_a_step_are_several_passes():
+    model = torch.nn.Linear(7, 5)
+    counter, _, _ = _counter(model)
+    one = _microbatch(counter, model, torch.zeros(3, 7), torch.zeros(3, 7)).model_flops
+    counter.begin(torch.zeros(3, 7))
+    for _ in range(10):
+        counter.begin_backward()
+    assert counter.work().model_flops == 10 * one  # type: ignore[operator]
+
+
+def test_a_batch_without_a_backward_pass_is_not_taken_for_one_with():
+    model = torch.nn.Linear(7, 5)
+    counter, _, _ = _counter(model)
+    counter.begin(torch.zeros(3, 7))
+    model(torch.zeros(3, 7))
+    counter.end_count()
+    assert counter.work().model_flops is None
+    full = _microbatch(counter, model, torch.zeros(3, 7), torch.zeros(3, 7))
+    assert full.model_flops == 2 * 2 * 3 * 7 * 5
+
+
+def test_other_trained_parameters_are_counted_anew():
+    model = torch.nn.Sequential(torch.nn.Linear(7, 9), torch.nn.Linear(9, 5))
+    model[0].requires_grad_(False)
+    counter, _, _ = _counter(model)
+    counter.begin_epoch()
+    frozen = _microbatch(counter, model, torch.zeros(3, 7), torch.zeros(3, 7)).model_flops
+    model[0].requires_grad_(True)
+    counter.begin_epoch()
+    whole = _microbatch(counter, model, torch.zeros(3, 7), torch.zeros(3, 7)).model_flops
+    assert whole - frozen == 2 * 3 * 9 * 5 + 2 * 3 * 7 * 9  # type: ignore[operator]
+
+
+def test_what_cannot_be_followed_runs_as_without_us():
+    """Nested tensors made the count crash the training."""
+    model = torch.nn.Linear(7, 5)
+    counter, notes, _ = _counter(model)
+    nested = torch.nested.nested_tensor([torch.zeros(2, 7), torch.zeros(3, 7)], layout=torch.jagged)
+    counter.begin(torch.zeros(2, 7))
+    loss = model(nested).values().sum()
+    counter.begin_backward()
+    loss.backward()
+    counter.end_count()
+    assert counter.work().model_flops is None
+    assert notes["model_flops"] == (
+        "tensor subclasses (nested, sharded, quantised) cannot be counted. Pass model_flops="
+    )
+
+
+def test_a_users_mode_above_ours_stays_where_it_is():
+    class Users(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            return func(*args, **(kwargs or {}))
+
+    counter, _, _ = _counter(torch.nn.Linear(7, 5))
+    counter.begin(torch.zeros(3, 7))
+    with Users() as users:
+        counter.begin_backward()
+        counter.end_count()
+        assert _get_current_dispatch_mode() is users
+    counter.begin(torch.zeros(3, 7))
+    counter.end_count()
+    assert _get_current_dispatch_mode() is None
+
+
+@pytest.mark.parametrize("number", [1j, "many", float("nan"), -3, None])
+def test_what_a_users_function_says_must_be_a_number(number: Any):
+    counter, _, guard = _counter(torch.nn.Linear(7, 5), tokens=lambda b: number)
+    assert _microbatch(counter, torch.nn.Linear(7, 5), torch.zeros(3, 7), torch.zeros(3, 7)).tokens is None
+    assert "tokens" in guard.reasons
+
+
+def test_the_loaders_batch_size_tells_samples_from_time():
+    assert count_samples(torch.zeros(20, 8, 3), 8) == (
+        None,
+        "a batch's first dimension is 20, but the loader's batches are 8. Pass samples=",
+    )
+    assert count_samples(torch.zeros(8, 20, 3), 8) == (8, DIMENSION)
 
 
 def test_without_samples_or_tokens_flops_have_no_basis():

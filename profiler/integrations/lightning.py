@@ -6,17 +6,19 @@ random number is drawn, no collective is called, and no signal handler is touche
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MethodType
 from typing import Any, Literal
 
 import lightning.pytorch as pl
 import torch
 
 from profiler.errors import InvalidValueError, UnknownNameError
-from profiler.integrations.lightning_facts import SlowMemory, find_peak, gpu_wish, logged_numbers
+from profiler.integrations.lightning_facts import SlowMemory, find_peak, full_batch, gpu_wish, logged_numbers
 from profiler.measure.guard import Guard, guarded
 from profiler.measure.probes import OpenProbes, open_probes
 from profiler.measure.ranks import GpuChoice, Place
@@ -82,6 +84,7 @@ class EfficiencyMonitor(pl.Callback):
         self._unwrap_checkpoint: Callable[[], None] = _nothing
         self._work: Work | None = None
         self._loss: Any = None
+        self._microbatches = 0
         self._updated = False
         self._step = 0
 
@@ -129,9 +132,17 @@ class EfficiencyMonitor(pl.Callback):
 
     # -- Lightning's hooks -----------------------------------------------------------------------------------------
 
-    @guarded("opening the record")
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Open the record: sensors, files, threads."""
+        if self._session is not None:
+            self._guard.fail(
+                "recording", InvalidValueError("the same monitor is listed twice among the callbacks")
+            )
+            return
+        self._guard = Guard()
+        self._guard.call("opening the record", self._open, trainer, pl_module)
+
+    def _open(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         place = Place(rank=trainer.global_rank, local_rank=trainer.local_rank, world_size=trainer.world_size)
         device = trainer.strategy.root_device
         peak, peak_note = find_peak(self._peak, device, trainer.precision, place.world_size)
@@ -162,12 +173,21 @@ class EfficiencyMonitor(pl.Callback):
         )
         session.flops_source = self._facts.flops_formula or self._work_counter.flops_source
         self._memory = SlowMemory(device)
-        self._step, self._fit_start_s = trainer.global_step, session.now()
+        self._fit_start_s = session.now()
         self._wrap_checkpoint(trainer)
+
+    @guarded("recording")
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """A resumed training has its step number only now, and the loader is here."""
+        self._step = trainer.global_step
+        if self._work_counter:
+            self._work_counter.expect(full_batch(trainer))
 
     @guarded("recording")
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """From here to the first batch is data wait."""
+        if self._work_counter:
+            self._work_counter.begin_epoch()
         self._enter("data")
 
     @guarded("recording")
@@ -185,6 +205,8 @@ class EfficiencyMonitor(pl.Callback):
     ) -> None:
         """Backward."""
         self._enter("backward")
+        if self._work_counter:
+            self._work_counter.begin_backward()
 
     def on_after_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Between backward and optimizer: whatever the strategy does there."""
@@ -249,9 +271,9 @@ class EfficiencyMonitor(pl.Callback):
         self._work = work if self._work is None else self._work.plus(work)
         loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
         if isinstance(loss, torch.Tensor):
-            # Lightning has divided by the number of microbatches, so their sum is the mean.
             loss = loss.detach() if loss.requires_grad else loss
             self._loss = loss if self._loss is None else self._loss + loss
+            self._microbatches += 1
         if self._updated:
             self._end_step(trainer)
         else:
@@ -260,9 +282,8 @@ class EfficiencyMonitor(pl.Callback):
     @guarded("counting FLOPs")
     def _end_count(self) -> None:
         """Apart from the rest: counting slows operators down, so it must end even if recording has failed."""
-        if self._session and self._work_counter and self._work_counter.counting:
+        if self._work_counter:
             self._work_counter.end_count()
-            self._session.flops_source = self._work_counter.flops_source
 
     def _end_step(self, trainer: pl.Trainer) -> None:
         assert self._session is not None
@@ -271,29 +292,33 @@ class EfficiencyMonitor(pl.Callback):
         self._session.recorder.end_step(
             self._step,
             self._work or Work(),
-            loss=self._loss,
+            loss=self._mean_loss(trainer),
             memory=self._memory.read(),
             metrics=logged_numbers(trainer, self._step),
         )
-        self._work, self._loss, self._updated = None, None, False
+        self._work, self._loss, self._updated, self._microbatches = None, None, False, 0
+
+    def _mean_loss(self, trainer: pl.Trainer) -> Any:
+        """Over microbatches. Lightning has divided each by the number of a full step; the last step may be shorter."""
+        module = trainer.lightning_module
+        divided_by = trainer.accumulate_grad_batches if module.automatic_optimization else 1
+        if self._loss is None or divided_by == self._microbatches:
+            return self._loss
+        return self._loss * (divided_by / self._microbatches)
 
     def _wrap_checkpoint(self, trainer: pl.Trainer) -> None:
         """Time `trainer.save_checkpoint`: Lightning has a hook before the file is written and none after."""
-        original = trainer.save_checkpoint
         own = trainer.__dict__.get("save_checkpoint")  # somebody else's wrapper, perhaps
-
-        def save_checkpoint(*args: Any, **kwargs: Any) -> None:
-            with self.phase("checkpoint"):
-                original(*args, **kwargs)
+        timed = _TimedSave(self, trainer, trainer.save_checkpoint)
 
         def unwrap() -> None:
-            if trainer.__dict__.get("save_checkpoint") is not save_checkpoint:
+            if trainer.__dict__.get("save_checkpoint") is not timed:
                 return  # wrapped again since: what lies above us is not ours to take away
             del trainer.__dict__["save_checkpoint"]
             if own is not None:
                 trainer.__dict__["save_checkpoint"] = own
 
-        trainer.save_checkpoint = save_checkpoint  # type: ignore[method-assign]
+        trainer.save_checkpoint = timed  # type: ignore[method-assign]
         self._unwrap_checkpoint = unwrap
 
     def _close(self, trainer: pl.Trainer, status: str) -> None:
@@ -304,13 +329,14 @@ class EfficiencyMonitor(pl.Callback):
             self._unwrap_checkpoint,
         )
         self._reset()
-        unwrap()
+        self._guard.call("the trainer's save_checkpoint", unwrap)
         if counter:
-            counter.end_count()
+            self._guard.call("counting FLOPs", counter.end_count)
         if session:
-            self._store(session, status)
+            session.flops_source = self._facts.flops_formula or (counter.flops_source if counter else None)
+            self._guard.call("storing at the end", self._store, session, status)
         if probes:
-            probes.close()
+            self._guard.call("closing the sensors", probes.close)
         if session and self._summary and trainer.is_global_zero and sys.stdout.isatty():
             _print_summary(session.run_dir)
 
@@ -320,14 +346,38 @@ class EfficiencyMonitor(pl.Callback):
         session.close(status)
 
 
+class _TimedSave:
+    """`trainer.save_checkpoint` with its time booked as the phase `checkpoint`; a copied trainer gets its own."""
+
+    def __init__(self, monitor: EfficiencyMonitor, trainer: pl.Trainer, original: Callable[..., Any]) -> None:
+        self._monitor, self._trainer, self._original = monitor, trainer, original
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Save."""
+        with self._monitor.phase("checkpoint"):
+            return self._original(*args, **kwargs)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copied or pickled with its trainer, it is the trainer's plain method again."""
+        return MethodType, (type(self._trainer).save_checkpoint, self._trainer)
+
+
 def _nothing() -> None:
     """Nothing is wrapped."""
 
 
 def _print_summary(run_dir: Path) -> None:
-    from profiler.report.terminal import print_run  # only now: a training needs no reports
-
-    print_run(run_dir)
+    """By a process of its own: reports use Polars, whose threads would not survive a fork of this process."""
+    words = [
+        sys.executable,
+        "-m",
+        "profiler.cli.main",
+        "show",
+        run_dir.name,
+        "--runs-dir",
+        str(run_dir.parent),
+    ]
+    subprocess.run(words, check=False, timeout=60)
 
 
 def _checked_gpus(gpus: GpuChoice) -> GpuChoice:

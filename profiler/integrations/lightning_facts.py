@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sized
 from typing import Any, Literal
 
 import lightning.pytorch as pl
 import psutil
 import torch
+from torch.utils._pytree import tree_leaves
+from torch.utils.data import DataLoader
 
 from profiler.hardware import DType, peak_flops_per_s
 from profiler.measure.peak import Peak, measure_peak
@@ -96,6 +99,19 @@ class SlowMemory:
             peak_reserved=torch.cuda.max_memory_reserved(self._device),
             host_rss=rss,
         )
+
+
+def full_batch(trainer: pl.Trainer) -> int | None:
+    """Samples in the first batch by the loader's own word, of several loaders together; None if they do not say."""
+    sizes = [_full_batch(loader) for loader in tree_leaves(trainer.train_dataloader)]
+    return None if None in sizes else sum(size for size in sizes if size is not None)
+
+
+def _full_batch(loader: Any) -> int | None:
+    if not isinstance(loader, DataLoader) or loader.batch_size is None:
+        return None
+    size = int(loader.batch_size)
+    return min(size, len(loader.sampler)) if isinstance(loader.sampler, Sized) else size
 
 
 def logged_numbers(trainer: pl.Trainer, step: int) -> dict[str, float]:

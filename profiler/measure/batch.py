@@ -3,21 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import torch
 
 TOKEN_KEYS = ("input_ids", "decoder_input_ids", "token_ids", "tokens")
+NO_TOKENS = (
+    "the batch's first tensor is no matrix of token ids (alone or with targets of its shape) for an embedding."
+    " Pass tokens= to count them"
+)
+MAX_WALK = 32
+"""Elements of a list that are looked at: a batch may hold long lists of plain numbers."""
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.uint8)
 
 
-def count_samples(batch: Any) -> tuple[int | None, str]:
+def count_samples(batch: Any, batch_size: int | None = None) -> tuple[int | None, str]:
     """Samples in a batch: the first dimension that all its tensors share.
+
+    Args:
+        batch: What the loader gave.
+        batch_size: What the loader says a full batch is, if this is one: a first dimension of another length counts
+            something else (channels, time).
 
     Returns:
         The count, or None, and how it was got, or why not.
     """
     sizes = {tensor.shape[0] for tensor in _tensors(batch) if tensor.ndim > 0}
+    if len(sizes) == 1 and batch_size is not None and sizes != {batch_size}:
+        found = sizes.pop()
+        return (
+            None,
+            f"a batch's first dimension is {found}, but the loader's batches are {batch_size}. Pass samples=",
+        )
     if len(sizes) == 1:
         return sizes.pop(), "first dimension of the batch's tensors"
     if not sizes:
@@ -32,7 +50,8 @@ def count_tokens(batch: Any, *, embeds: bool) -> tuple[int | None, str]:
     """Tokens in a batch, padding included.
 
     A mapping's `input_ids` (or like name) are tokens; so is the first tensor of any other batch if it is a
-    whole-number matrix and the model has an embedding to look it up in. Anything else may be something else.
+    whole-number matrix, alone or with targets of the same shape, and the model has an embedding to look it up in.
+    Anything else may be something else: a user's and an item's number, say.
 
     Args:
         batch: What the loader gave.
@@ -46,13 +65,13 @@ def count_tokens(batch: Any, *, embeds: bool) -> tuple[int | None, str]:
             if isinstance(batch.get(key), torch.Tensor):
                 return batch[key].numel(), f"elements of batch[{key!r}], padding included"
         return None, f"the batch has none of {', '.join(TOKEN_KEYS)}. Pass tokens= to count them"
-    first = next(_tensors(batch), None)
+    tensors = list(_tensors(batch))
+    first, others = next(iter(tensors), None), tensors[1:]
     if first is not None and first.ndim == 2 and first.dtype in _INTEGERS and embeds:
-        return first.numel(), "elements of the batch's first tensor, padding included"
-    return (
-        None,
-        "the batch's first tensor is no matrix of token ids for an embedding. Pass tokens= to count them",
-    )
+        targets = [t for t in others if t.shape == first.shape and t.dtype in _INTEGERS]
+        if targets or not others:
+            return first.numel(), "elements of the batch's first tensor, padding included"
+    return None, NO_TOKENS
 
 
 def first_shape(batch: Any) -> torch.Size | None:
@@ -60,7 +79,7 @@ def first_shape(batch: Any) -> torch.Size | None:
     if isinstance(batch, list | tuple) and batch:
         batch = batch[0]
     elif isinstance(batch, Mapping):
-        batch = batch.get("input_ids")
+        batch = next((v for v in batch.values() if isinstance(v, torch.Tensor)), None)
     return batch.shape if isinstance(batch, torch.Tensor) else None
 
 
@@ -76,5 +95,5 @@ def _tensors(batch: Any) -> Iterator[torch.Tensor]:
         for value in batch.values():
             yield from _tensors(value)
     elif isinstance(batch, Sequence) and not isinstance(batch, str | bytes):
-        for value in batch:
+        for value in islice(batch, MAX_WALK):
             yield from _tensors(value)

@@ -59,7 +59,7 @@ def scalar_of(value: object) -> Scalar | None:
         value: A Python number or a tensor with one element, on any device.
     """
     if isinstance(value, torch.Tensor):
-        if value.numel() != 1:
+        if value.numel() != 1 or value.is_complex():
             return None
         if value.is_cuda:
             return FromGpu(value.detach().reshape(()))
