@@ -9,7 +9,7 @@ knowledge: the energy is then null.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,11 +45,12 @@ def phase_shares(processes: Sequence[StoredProcess], curves: Sequence[DeviceCurv
     seconds = _seconds(leaders)
     run_s = sum(end - start for p in leaders for start, end in fit_windows(p))
     seconds[REST] = max(run_s - sum(seconds.values()), 0.0)
+    took = {phase: duration for phase, duration in seconds.items() if duration > 0.0}
     measured = [c for c in own if not c.estimated]
-    share = _measured_share if measured else _estimated_share
-    shares = [
-        share(phase, duration, measured or own) for phase, duration in seconds.items() if duration > 0.0
-    ]
+    if measured:
+        shares = [_measured_share(phase, duration, measured) for phase, duration in took.items()]
+    else:
+        shares = _estimated_shares(took, own)
     return sorted(shares, key=lambda s: -s.duration_s)
 
 
@@ -63,37 +64,42 @@ def _seconds(leaders: Sequence[StoredProcess]) -> dict[str, float]:
     return seconds
 
 
-def _estimated_share(phase: str, duration_s: float, curves: Sequence[DeviceCurve]) -> PhaseShare:
+def _estimated_shares(took: Mapping[str, float], curves: Sequence[DeviceCurve]) -> list[PhaseShare]:
     """By CPU seconds; what is left of the process tree's own total is `REST`."""
     known = [c for c in curves if c.meter["joules_per_cpu_s"] and c.curve.known]
-    if not known or phase == WHOLE_STEP:
-        return PhaseShare(phase=phase, duration_s=duration_s)
-    energy_j: float = sum(c.meter["joules_per_cpu_s"] * _cpu_seconds(c, phase) for c in known)
-    energy_j *= _kept_share(known)
-    bar = max(c.meter["relative_uncertainty"] for c in known) * energy_j
-    return PhaseShare(
-        phase=phase, duration_s=duration_s, energy_j=energy_j, plus_minus_j=bar, source="estimated"
-    )
+    if not known or WHOLE_STEP in took:
+        return [PhaseShare(phase=phase, duration_s=duration) for phase, duration in took.items()]
+    joules = [_joules_by_phase(c) for c in known]
+    share = max(c.meter["relative_uncertainty"] for c in known)
+    shares = []
+    for phase, duration_s in took.items():
+        energy_j = sum(of_curve[phase] for of_curve in joules)
+        shares.append(
+            PhaseShare(
+                phase=phase,
+                duration_s=duration_s,
+                energy_j=energy_j,
+                plus_minus_j=share * energy_j,
+                source="estimated",
+            )
+        )
+    return shares
 
 
-def _kept_share(curves: Sequence[DeviceCurve]) -> float:
-    """1, or less where the phases' own CPU seconds claim more than the counter saw of the run."""
-    phases = (*STEP_PHASES, *RUN_PHASES, REST)
-    whole = sum(found.energy_j for c in curves if (found := c.curve.windows(fit_windows(c.process))))
-    claimed = sum(c.meter["joules_per_cpu_s"] * _cpu_seconds(c, p) for c in curves for p in phases)
-    return min(1.0, whole / claimed) if claimed > 0.0 else 1.0
-
-
-def _cpu_seconds(curve: DeviceCurve, phase: str) -> float:
-    process = curve.process
-    if phase in STEP_PHASES:
-        return float(process.steps[f"{phase}_cpu_s"].sum())
-    if phase in RUN_PHASES:
-        return sum(float(json.loads(note).get("cpu_s") or 0.0) for note in _marks(process, phase)["note"])
-    total = curve.curve.windows(fit_windows(process))
-    claimed = sum(_cpu_seconds(curve, other) for other in (*STEP_PHASES, *RUN_PHASES))
-    used_s = (total.energy_j if total else 0.0) / float(curve.meter["joules_per_cpu_s"])
-    return max(used_s - claimed, 0.0)
+def _joules_by_phase(curve: DeviceCurve) -> dict[str, float]:
+    """Estimated joules of one process by phase, never more together than the counter saw of the whole fit."""
+    process, joules_per_s = curve.process, float(curve.meter["joules_per_cpu_s"])
+    joules: dict[str, float] = {
+        phase: joules_per_s * float(process.steps[f"{phase}_cpu_s"].sum()) for phase in STEP_PHASES
+    }
+    for phase in RUN_PHASES:
+        notes = _marks(process, phase)["note"]
+        joules[phase] = joules_per_s * sum(float(json.loads(note).get("cpu_s") or 0.0) for note in notes)
+    claimed = sum(joules.values())
+    found = curve.curve.windows(fit_windows(process))
+    whole = found.energy_j if found else 0.0
+    kept = min(1.0, whole / claimed) if claimed > 0.0 else 1.0
+    return {**{phase: energy * kept for phase, energy in joules.items()}, REST: max(whole - claimed, 0.0)}
 
 
 def _measured_share(phase: str, duration_s: float, curves: Sequence[DeviceCurve]) -> PhaseShare:
