@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TextColumn
 
 PROGRESS_FD_VARIABLE = "JOULESCALE_PROGRESS_FD"
 
@@ -65,12 +65,7 @@ class SweepProgress:
         self._costs, self._total = dict(costs), sum(costs.values()) or 1.0
         self._done, self._started_s = 0.0, time.monotonic()
         self._console = Console(stderr=True)
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.fields[detail]}"),
-            TimeElapsedColumn(),
-        )
+        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[detail]}"))
         self._bar = Progress(
             *columns, console=self._console, transient=True, disable=not self._console.is_terminal
         )
