@@ -5,6 +5,7 @@ monotonic clock, counted from the start of its attempt. `None` means "not known"
 
 Schema history
     1   first version: steps, readings, marks
+    2   steps: executed_flops, operator_bytes; readings: sm_occupancy, PCIe and NVLink traffic (older rows: null)
 """
 
 from __future__ import annotations
@@ -16,10 +17,11 @@ from typing import Literal, NamedTuple, get_type_hints
 
 import polars as pl
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 Component = Literal["gpu", "cpu", "dram", "module", "node"]
 Source = Literal["counter", "integrated", "estimated"]
+Scope = Literal["device", "module", "parent_of_mig"]
 StepPhase = Literal["data", "forward", "backward", "optimizer", "other"]
 RunPhase = Literal["validation", "checkpoint"]
 Phase = StepPhase | RunPhase
@@ -37,7 +39,8 @@ class Step(NamedTuple):
 
     `*_s` are wall seconds by phase, `*_cpu_s` the CPU seconds that this process spent in the same phase
     (all threads; not its DataLoader workers). `samples`, `tokens` and `model_flops` count all microbatches
-    of the step on this rank. `model_flops` leaves recomputation out.
+    of the step on this rank. `model_flops` leaves recomputation out, `executed_flops` has it in. `operator_bytes` is
+    what the operators read and wrote, as if none was fused and nothing stayed in a cache.
     """
 
     rank: int
@@ -57,6 +60,8 @@ class Step(NamedTuple):
     samples: int | None = None
     tokens: int | None = None
     model_flops: float | None = None
+    executed_flops: float | None = None
+    operator_bytes: float | None = None
     loss: float | None = None
     memory_allocated_bytes: int | None = None
     memory_reserved_bytes: int | None = None
@@ -72,7 +77,8 @@ class Reading:
 
     `energy_j` is cumulative from an arbitrary origin; only differences mean anything. `power_w` is the
     instantaneous power where the device tells it apart from an average. `utilization` is the share of time
-    in which the device did anything at all: it is not efficiency.
+    in which the device did anything at all: it is not efficiency. `*_activity` are shares of the time in which the
+    streaming multiprocessors, any tensor pipe, or the memory interface worked, over the time since the last reading.
     """
 
     time_s: float
@@ -85,7 +91,12 @@ class Reading:
     utilization: float | None = None
     sm_activity: float | None = None
     tensor_activity: float | None = None
+    sm_occupancy: float | None = None
     dram_activity: float | None = None
+    pcie_sent_bytes_per_s: float | None = None
+    pcie_received_bytes_per_s: float | None = None
+    nvlink_sent_bytes_per_s: float | None = None
+    nvlink_received_bytes_per_s: float | None = None
     memory_used_bytes: int | None = None
     temperature_c: float | None = None
     sm_clock_hz: float | None = None
@@ -97,7 +108,8 @@ class Reading:
 class Mark:
     """An interval or an instant of the run, with a JSON note.
 
-    Kinds in use: fit, epoch, validation, checkpoint, budget, sensor_lost, note. An instant has `end_s` null.
+    Kinds in use: fit, epoch, validation, checkpoint, budget, idle, co_tenants, sensor_lost, note.
+    An instant has `end_s` null.
     """
 
     rank: int

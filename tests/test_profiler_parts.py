@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from profiler.errors import StoredDataError
-from profiler.records import SCHEMAS, Mark, Reading, Step
+from profiler.records import SCHEMA_VERSION, SCHEMAS, Mark, Reading, Step
 from profiler.store.parts import part_name, read_part, write_part, write_whole
 
 whole = st.integers(-(2**63), 2**63 - 1)
@@ -158,9 +158,10 @@ def _rewrite(path: Path, frame: pl.DataFrame, version: str = "1") -> None:
 
 
 def test_a_newer_schema_is_refused(part: Path):
-    _rewrite(part, read_part(part, "steps"), version="2")
+    _rewrite(part, read_part(part, "steps"), version=str(SCHEMA_VERSION + 1))
     with pytest.raises(
-        StoredDataError, match=r"has schema 2, this version reads up to 1. Upgrade joulescale"
+        StoredDataError,
+        match=rf"has schema {SCHEMA_VERSION + 1}, this version reads up to {SCHEMA_VERSION}. Upgrade",
     ):
         read_part(part, "steps")
 

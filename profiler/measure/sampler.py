@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from typing import TypeVar
 
 from profiler.errors import SensorError
@@ -23,6 +24,7 @@ HANG_S = 0.2
 """Seconds that a caller of `sample` waits for a round that is under way: a driver call may hang for good."""
 
 _NOTHING = GaugeReading()
+_GAUGE_FIELDS = tuple(field.name for field in fields(GaugeReading))
 T = TypeVar("T")
 
 
@@ -136,15 +138,5 @@ def _reading(meter: Meter, time_s: float, energy_j: float | None, gauge: GaugeRe
         device=meter.device,
         source=meter.source,
         energy_j=energy_j,
-        power_w=gauge.power_w,
-        average_power_w=gauge.average_power_w,
-        utilization=gauge.utilization,
-        sm_activity=gauge.sm_activity,
-        tensor_activity=gauge.tensor_activity,
-        dram_activity=gauge.dram_activity,
-        memory_used_bytes=gauge.memory_used_bytes,
-        temperature_c=gauge.temperature_c,
-        sm_clock_hz=gauge.sm_clock_hz,
-        power_limit_w=gauge.power_limit_w,
-        throttle_reasons=gauge.throttle_reasons,
+        **{name: getattr(gauge, name) for name in _GAUGE_FIELDS},
     )

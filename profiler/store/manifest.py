@@ -34,8 +34,11 @@ class Manifest:
         data: The corpus: where from, bytes, sha256.
         params: Parameters by the workload's convention.
         flops_source: How `model_flops` was got: a formula, counted on the first step, given, or None.
+        flops_convention: What `model_flops` counts and leaves out (causal attention in full or half, recomputation).
         peak_flops_per_s: Of all devices of the run together, dense, for `peak_dtype`; None if unknown.
         peak_source: datasheet, measured or given.
+        peak_bytes_per_s: Memory bandwidth of all devices of the run together; None if unknown.
+        peak_bytes_source: Likewise datasheet, measured or given.
         carbon: `country`, `intensity_g_per_kwh`, `pue` chosen for this run; used unless a reader says otherwise.
         notes: Why something is unknown, or what must be known to read a number: key to sentence.
     """
@@ -56,9 +59,12 @@ class Manifest:
     params: int | None = None
     world_size: int = 1
     flops_source: str | None = None
+    flops_convention: str | None = None
     peak_flops_per_s: float | None = None
     peak_source: str | None = None
     peak_dtype: str | None = None
+    peak_bytes_per_s: float | None = None
+    peak_bytes_source: str | None = None
     carbon: Mapping[str, Any] = field(default_factory=dict)
     hardware: Mapping[str, Any] = field(default_factory=dict)
     software: Mapping[str, str] = field(default_factory=dict)

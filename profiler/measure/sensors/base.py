@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from profiler.records import Component, Source
+from profiler.records import Component, Scope, Source
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +26,8 @@ class Meter:
         uncertainty_source: Where that fraction comes from.
         power_max_w: The most that this part can draw, if known.
         joules_per_cpu_s: For CPU-time estimates only: joules booked per CPU second.
+        scope: What the joules are of: the `device` itself, the whole `module` (Grace and Hopper together), or the
+            `parent_of_mig`, of which the run used a part.
         notes: What a reader of the number must know (scope, assumption).
     """
 
@@ -38,6 +40,7 @@ class Meter:
     uncertainty_source: str
     power_max_w: float | None = None
     joules_per_cpu_s: float | None = None
+    scope: Scope = "device"
     notes: tuple[str, ...] = ()
 
 
@@ -67,7 +70,12 @@ class GaugeReading:
     utilization: float | None = None
     sm_activity: float | None = None
     tensor_activity: float | None = None
+    sm_occupancy: float | None = None
     dram_activity: float | None = None
+    pcie_sent_bytes_per_s: float | None = None
+    pcie_received_bytes_per_s: float | None = None
+    nvlink_sent_bytes_per_s: float | None = None
+    nvlink_received_bytes_per_s: float | None = None
     memory_used_bytes: int | None = None
     temperature_c: float | None = None
     sm_clock_hz: float | None = None
