@@ -13,6 +13,7 @@ from profiler.metrics.carbon import CarbonFactors, carbon, factors_of
 from profiler.metrics.devices import DeviceCurve, Total, device_curves, fit_windows, total
 from profiler.metrics.efficiency import efficiency, step_totals, throughput
 from profiler.metrics.throttling import throttling
+from profiler.metrics.verdict import TOO_SHORT, verdict
 from profiler.store.runs import StoredProcess, StoredRun
 
 _WHY_NULL: Mapping[str, str] = {
@@ -31,6 +32,7 @@ _WHY_NULL: Mapping[str, str] = {
     "carbon.embodied_g": "embodied carbon needs the device's footprint and lifetime, which are not known",
     "carbon.water_l": "water needs the facility's WUE, which is not known",
     "carbon.cost": "cost needs a price of energy, which is not known",
+    "verdict": TOO_SHORT,
     "phenomenon": "this workload shows no phenomenon of its own",
 }
 """Why a key can be null, where no note of the run says it better. A dotted key."""
@@ -109,6 +111,7 @@ def summarize(run: StoredRun, factors: CarbonFactors | None = None) -> dict[str,
         "carbon": carbon(factors_of(run.manifest.carbon, factors), headline_j, headline_bar),
         "phenomenon": None,
     }
+    summary["verdict"] = verdict(run, summary)
     stored = {**run.manifest.notes, **{k: v for p in processes for k, v in p.facts.notes.items()}, **notes}
     summary["notes"] = _notes(summary, stored, run.damaged)
     return summary

@@ -50,8 +50,8 @@ def energy_text(energy: Mapping[str, Any], kind: str) -> str:
 
 
 def run_table(summary: Mapping[str, Any]) -> RenderableType:
-    """One run: what it was, what it cost, where that went, and why something is unknown."""
-    return Group(_facts(summary), _phases(summary), _notes(summary["notes"]))
+    """One run: what it was, what it cost, where that went, what to try, and why something is unknown."""
+    return Group(_facts(summary), _phases(summary), _verdict(summary["verdict"]), _notes(summary["notes"]))
 
 
 def overview_table(frame: pl.DataFrame) -> RenderableType:
@@ -146,6 +146,16 @@ def _phases(summary: Mapping[str, Any]) -> RenderableType:
             row["phase"], format_quantity(row["duration_s"], "s"), format_quantity(share, "fraction"), energy
         )
     return table if summary["phases"] else Text("")
+
+
+def _verdict(findings: Sequence[Mapping[str, Any]] | None) -> RenderableType:
+    """What the numbers say, and under each finding what to try first; nothing for a run too short to be judged."""
+    text = Text()
+    for finding in findings or ():
+        text.append(f"\n{finding['says']}")
+        if finding["first_try"]:
+            text.append(f"\n    try: {finding['first_try']}", style="dim")
+    return Text.assemble(("verdict", "bold"), text, "\n") if text else text
 
 
 def _notes(notes: Mapping[str, str]) -> RenderableType:

@@ -1,0 +1,119 @@
+"""What a run's tables say of how it went: shares and gauges for the verdict, unknown ones None."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import polars as pl
+
+from profiler.metrics.devices import fit_windows
+from profiler.records import STEP_PHASES, StepPhase
+from profiler.store.runs import StoredProcess, StoredRun
+
+WARM_UP_STEPS = 3
+"""Left out of every share: loader workers start, kernels are chosen, and FLOPs are counted in the first ones."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GpuGauges:
+    """Means over the readings of rank 0's GPUs inside the fit, as fractions.
+
+    Attributes:
+        kernel_running: Share of the time in which any kernel ran (NVML's "utilization").
+        sm_activity: Share of the multiprocessors that had work, on average.
+        tensor_activity: Share of the time in which the tensor pipes worked.
+        power_share: Mean power / power limit.
+    """
+
+    kernel_running: float | None = None
+    sm_activity: float | None = None
+    tensor_activity: float | None = None
+    power_share: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """Of rank 0, after its first steps.
+
+    Attributes:
+        steps: Steps that the shares rest on.
+        step_s: Their seconds.
+        shares: Phase to its share of the time inside steps; empty where phases were not timed.
+        halves: The same of the first and of the second half of the steps: what holds in one only is a passing state.
+        busy_threads: Phase to CPU seconds / wall seconds of this process; empty where phases were not timed.
+        gpu: None if the run used none.
+        samples_per_step: On this rank; None if unknown.
+    """
+
+    steps: int
+    step_s: float
+    shares: Mapping[StepPhase, float] = field(default_factory=dict)
+    halves: Sequence[Mapping[StepPhase, float]] = ()
+    busy_threads: Mapping[StepPhase, float] = field(default_factory=dict)
+    gpu: GpuGauges | None = None
+    samples_per_step: float | None = None
+
+
+def gather(run: StoredRun) -> Evidence:
+    """The evidence of a run's tables; one that left no steps has none."""
+    leaders = [p for p in run.processes if p.facts.rank == 0]
+    every = [p.steps.sort("step").slice(WARM_UP_STEPS) for p in leaders]
+    steps = pl.concat(every) if every else pl.DataFrame({"duration_s": []}, schema={"duration_s": pl.Float64})
+    evidence = Evidence(steps=len(steps), step_s=float(steps["duration_s"].sum()), gpu=_gauges(leaders))
+    if not evidence.steps:
+        return evidence
+    half = len(steps) // 2
+    return Evidence(
+        steps=evidence.steps,
+        step_s=evidence.step_s,
+        shares=_shares(steps),
+        halves=(_shares(steps.head(half)), _shares(steps.tail(half))),
+        busy_threads=_busy_threads(steps),
+        gpu=evidence.gpu,
+        samples_per_step=_mean(steps["samples"]),
+    )
+
+
+def _shares(steps: pl.DataFrame) -> dict[StepPhase, float]:
+    seconds = {phase: steps[f"{phase}_s"] for phase in STEP_PHASES}
+    total_s = sum(float(column.sum()) for column in seconds.values())
+    if total_s <= 0.0 or any(column.null_count() for column in seconds.values()):
+        return {}
+    return {phase: float(column.sum()) / total_s for phase, column in seconds.items()}
+
+
+def _busy_threads(steps: pl.DataFrame) -> dict[StepPhase, float]:
+    sums = steps.select(pl.col(f"{p}_s", f"{p}_cpu_s").sum() for p in STEP_PHASES).row(0, named=True)
+    known = [p for p in STEP_PHASES if not steps[f"{p}_cpu_s"].null_count() and sums[f"{p}_s"] > 0.0]
+    return {phase: sums[f"{phase}_cpu_s"] / sums[f"{phase}_s"] for phase in known}
+
+
+def _gauges(leaders: Sequence[StoredProcess]) -> GpuGauges | None:
+    frames = [
+        p.readings.filter(
+            pl.col("component").is_in(["gpu", "module"]) & pl.col("time_s").is_between(start_s, end_s)
+        )
+        for p in leaders
+        for start_s, end_s in fit_windows(p)
+    ]
+    readings = pl.concat(frames) if frames else None
+    if readings is None or readings.is_empty():
+        return None
+    power_w = readings.select(pl.coalesce("power_w", "average_power_w"))["power_w"]
+    return GpuGauges(
+        kernel_running=_mean(readings["utilization"]),
+        sm_activity=_mean(readings["sm_activity"]),
+        tensor_activity=_mean(readings["tensor_activity"]),
+        power_share=_ratio(_mean(power_w), _mean(readings["power_limit_w"])),
+    )
+
+
+def _mean(column: pl.Series) -> float | None:
+    mean: Any = column.mean()
+    return None if mean is None else float(mean)
+
+
+def _ratio(amount: float | None, per: float | None) -> float | None:
+    return None if amount is None or not per else amount / per
