@@ -8,12 +8,13 @@ STAMP  := $(VENV)/.installed
 RUNS   ?= runs
 PORT   ?= 8501
 
-.PHONY: help run test check bench-overhead wheel clean
+.PHONY: help run test check bench-overhead bench-gpu wheel clean
 
 help:
 	@echo "make run    train the cpu sweep of lm (about 4 minutes), print its table, plot it, open the dashboard"
 	@echo "make test   every test, the browser's included"
 	@echo "make bench-overhead   what the monitor costs a step"
+	@echo "make bench-gpu   check sensors and numbers on a machine with an NVIDIA GPU, about 7 minutes"
 	@echo "make check  ruff, mypy --strict, import contracts"
 
 $(STAMP): pyproject.toml
@@ -39,6 +40,9 @@ check: $(STAMP)
 
 bench-overhead: $(STAMP)
 	$(BIN)/python benchmarks/overhead.py --output benchmarks/results/overhead.json
+
+bench-gpu: $(STAMP)
+	$(BIN)/python benchmarks/gpu.py --output benchmarks/results/gpu
 
 wheel: $(STAMP)
 	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .

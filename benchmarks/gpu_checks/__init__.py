@@ -1,0 +1,1 @@
+"""The checks of `benchmarks/gpu.py`, one a file."""
