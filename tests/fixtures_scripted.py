@@ -183,3 +183,31 @@ def _mark_budget(session: Session, step: int, start_s: float, script: Script) ->
         "windows": [[start_s, session.now()]],
     }
     session.recorder.mark("budget", session.now(), note=note)
+
+
+def waiting_run(runs_dir: Path, *, steps: int, data_s: float, counters: Counters = cpu_only) -> StoredRun:
+    """A run named "waiting" whose steps wait `data_s` for their batch and compute for 0.2 s, one thread busy."""
+    clock = FakeClock()
+    session = Session(
+        runs_dir,
+        RunFacts(),
+        place=Place(rank=0, local_rank=0, world_size=1),
+        probes=[Probe(counter=counter) for counter in counters(clock)],
+        guard=Guard(),
+        name="waiting",
+        clock=clock,
+        sampling_period_s=NEVER_S,
+    )
+    recorder = session.recorder = Recorder(session.emit, clock=session.now, cpu_clock=clock.cpu)
+    recorder.enter("data")
+    for step in range(steps):
+        clock.advance(data_s)
+        for phase in ("forward", "backward", "optimizer"):
+            recorder.enter(phase)  # type: ignore[arg-type]
+            clock.advance(0.2 / 3)
+            session.sample()
+        recorder.end_step(step, Work(samples=8, tokens=64), loss=1.0)
+    recorder.enter(None)
+    recorder.mark("fit", 0.0, session.now())
+    session.close("finished")
+    return open_run(runs_dir, "waiting")

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from fixtures_runs import ROOT
+from fixtures_scripted import waiting_run
 
 from profiler.cli import dashboard as launcher
 from profiler.errors import InvalidValueError, UsageError
@@ -109,6 +110,13 @@ def test_a_run_shows_its_metrics_charts_and_reasons(monkeypatch, smoke_runs):
     assert shown["Emissions (CO2e)"] == "unknown"
     assert len(charts(app)) >= 5
     assert "no country is assumed" in app.table[0].value.to_string().replace("\\", "")
+
+
+def test_a_run_says_what_the_numbers_say_and_what_to_try(monkeypatch, tmp_path):
+    waiting_run(tmp_path, steps=40, data_s=0.2)
+    shown = texts(open_page(monkeypatch, tmp_path, "run")).replace("\\", "")
+    assert "Data-bound: 50% of the step time" in shown
+    assert "Try first: more DataLoader workers" in shown
 
 
 def test_a_country_turns_joules_into_emissions(monkeypatch, smoke_runs):

@@ -7,19 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fixtures_scripted import FakeClock, cpu_only, gpu_and_cpu
+from fixtures_scripted import gpu_and_cpu, waiting_run
 
-from profiler.measure.guard import Guard
-from profiler.measure.ranks import Place
-from profiler.measure.recorder import Recorder, Work
-from profiler.measure.sensors.base import Probe
-from profiler.measure.session import RunFacts, Session
 from profiler.metrics.evidence import Evidence, GpuGauges
 from profiler.metrics.findings import JUDGES, Case, Finding
 from profiler.metrics.summary import summarize
 from profiler.metrics.verdict import TOO_SHORT
 from profiler.report.terminal import run_table
-from profiler.store.runs import open_run
 
 SHARES = {"data": 0.02, "forward": 0.3, "backward": 0.6, "optimizer": 0.05, "other": 0.03}
 SUMMARY: dict[str, Any] = {
@@ -189,32 +183,8 @@ def test_waiting_for_data_is_not_blamed_on_launching():
     assert set(found) == {"where", "data_bound"}
 
 
-def _recorded(runs_dir: Path, steps: int, data_s: float, counters: Any = cpu_only) -> dict[str, Any]:
-    """A run whose steps wait `data_s` and compute 0.2 s."""
-    clock = FakeClock()
-    session = Session(
-        runs_dir,
-        RunFacts(),
-        place=Place(rank=0, local_rank=0, world_size=1),
-        probes=[Probe(counter=counter) for counter in counters(clock)],
-        guard=Guard(),
-        name="run",
-        clock=clock,
-        sampling_period_s=3600.0,
-    )
-    recorder = session.recorder = Recorder(session.emit, clock=session.now, cpu_clock=clock.cpu)
-    recorder.enter("data")
-    for step in range(steps):
-        clock.advance(data_s)
-        for phase in ("forward", "backward", "optimizer"):
-            recorder.enter(phase)  # type: ignore[arg-type]
-            clock.advance(0.2 / 3)
-            session.sample()
-        recorder.end_step(step, Work(samples=8, tokens=64), loss=1.0)
-    recorder.enter(None)
-    recorder.mark("fit", 0.0, session.now())
-    session.close("finished")
-    return summarize(open_run(runs_dir, "run"))
+def _recorded(runs_dir: Path, **how: Any) -> dict[str, Any]:
+    return summarize(waiting_run(runs_dir, **how))
 
 
 def test_a_recorded_run_that_waits_is_told_so(tmp_path: Path):

@@ -35,6 +35,7 @@ def main() -> None:
     _about(summary)
     _damaged(run)
     _metrics(summary)
+    _verdict(summary["verdict"])
     not_drawn = _over_time(run)
     not_drawn += _phases(summary["phases"])
     _components(summary["energy"]["components"])
@@ -104,6 +105,18 @@ def _metrics(summary: Mapping[str, Any]) -> None:
         with column.container(border=True, gap="xxsmall"):
             st.metric(title, format_quantity(value, unit, plus_minus))
             st.caption(plain(how) if value is not None else "see below why")
+
+
+def _verdict(findings: Sequence[Mapping[str, Any]] | None) -> None:
+    """What the numbers say, and what to try first; nothing for a run too short to be judged."""
+    if not findings:
+        return
+    with st.container(border=True, gap="xsmall"):
+        st.markdown("**What the numbers say**")
+        for finding in findings:
+            st.markdown(plain(finding["says"]))
+            if finding["first_try"]:
+                st.caption(f"Try first: {plain(finding['first_try'])}")
 
 
 def _grid(carbon: Mapping[str, Any]) -> str:
