@@ -21,6 +21,9 @@ from profiler.errors import InvalidValueError, UnknownNameError
 ENTRY_POINT_GROUP = "joulescale.workloads"
 PRESETS = ("smoke", "cpu", "gpu")
 
+MAX_SEED = 2**32 - 1
+"""The largest that every generator in use takes: NumPy's is the narrowest."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunRequest:

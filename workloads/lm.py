@@ -19,6 +19,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import psutil
 import torch
 
 from profiler.errors import InvalidValueError, JoulescaleError
@@ -28,6 +29,9 @@ from workloads.corpus import Corpus, load_corpus, repetition
 from workloads.lm_settings import PRESETS, WIDTHS, LMSettings
 from workloads.lm_training import fit
 from workloads.transformer import FLOPS_FORMULA, model_flops_per_token, num_params
+
+BYTES_PER_PARAM = 16
+"""Weight, gradient and two moments of AdamW, each in fp32."""
 
 
 class LMWorkload:
@@ -53,8 +57,8 @@ class LMWorkload:
         return load_corpus(settings.data, seq_len=settings.seq_len, vocab_size=settings.vocab_size)
 
     def check(self, settings: LMSettings) -> None:
-        """Refuse a GPU that is not here."""
-        choose_accelerator(settings)
+        """Refuse a GPU that is not here, and a model that its memory cannot hold."""
+        _check_memory(settings, choose_accelerator(settings))
 
     def cost(self, settings: LMSettings) -> float:
         """Time relative to other settings, by what was measured on two cores: N^0.435 D^0.934."""
@@ -79,18 +83,39 @@ class LMWorkload:
             peak_flops_per_s="measure" if accelerator == "cpu" else None,
             facts=facts,
         )
-        fit(
-            settings,
-            corpus,
-            settings.schedule(),
-            monitor,
-            seed=request.seed,
-            accelerator=accelerator,
-            callbacks=[monitor],
-        )
+        try:
+            fit(
+                settings,
+                corpus,
+                settings.schedule(),
+                monitor,
+                seed=request.seed,
+                accelerator=accelerator,
+                callbacks=[monitor],
+            )
+        except SystemExit:  # into which Lightning turns a Ctrl-C, when the record is closed
+            raise KeyboardInterrupt from None
         if monitor.run_dir is None:
             raise JoulescaleError("The training ended, but no run was recorded. The warning above says why.")
         return monitor.run_dir
+
+
+def _check_memory(settings: LMSettings, accelerator: str) -> None:
+    """Refuse a model whose weights, gradients and AdamW moments alone exceed the memory that is free.
+
+    Raises:
+        InvalidValueError: They do; activations come on top and are not counted.
+    """
+    params = num_params(settings.config(settings.vocab_size or 257)) + settings.d_model * (
+        settings.vocab_size or 257
+    )
+    free = torch.cuda.mem_get_info()[0] if accelerator == "cuda" else psutil.virtual_memory().available
+    if BYTES_PER_PARAM * params > free:
+        raise InvalidValueError(
+            f"d_model = {settings.d_model:g} makes a model of {float(params):.3g} parameters, which needs"
+            f" {BYTES_PER_PARAM * params / 2**30:.3g} GiB to train; {free / 2**30:.3g} GiB are free. Give a smaller"
+            " d_model or n_layer."
+        )
 
 
 def choose_accelerator(settings: LMSettings) -> str:

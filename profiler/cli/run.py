@@ -23,13 +23,13 @@ from profiler.cli.options import (
 )
 from profiler.errors import InvalidValueError
 from profiler.store.folder import check_run_name, writable_runs_dir
-from profiler.workload import RunRequest, apply_settings, check_preset, load_workload
+from profiler.workload import MAX_SEED, RunRequest, apply_settings, check_preset, load_workload
 
 
 def run(
     workload: Annotated[str, typer.Argument(help="Name of the workload, such as lm.")],
     preset: Preset = "cpu",
-    seed: Annotated[int, typer.Option(help="Seeds every random choice.", min=0)] = 0,
+    seed: Annotated[int, typer.Option(help="Seeds every random choice.", min=0, max=MAX_SEED)] = 0,
     settings: Settings = None,
     data: Data = None,
     runs_dir: RunsDir = Path("runs"),
@@ -59,7 +59,14 @@ def run(
         name=name,
         carbon={"country": country, "intensity_g_per_kwh": carbon_intensity, "pue": pue},
     )
-    run_dir = found.train(request)
+    try:
+        run_dir = found.train(request)
+    except KeyboardInterrupt:
+        typer.echo(
+            f"\ninterrupted; what was recorded is kept: joulescale show latest --runs-dir {runs_dir}",
+            err=True,
+        )
+        raise typer.Exit(130) from None
     if as_json:
         from profiler.metrics.summary import summarize
         from profiler.store.runs import open_run

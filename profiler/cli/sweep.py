@@ -31,7 +31,7 @@ from profiler.metrics.points import scale_points
 from profiler.report.terminal import is_wide, points_table, show
 from profiler.store.folder import writable_runs_dir
 from profiler.store.runs import StoredRun, open_run, scan_runs
-from profiler.workload import Workload, apply_settings, check_preset, load_workload
+from profiler.workload import MAX_SEED, Workload, apply_settings, check_preset, load_workload
 
 
 def sweep(
@@ -181,9 +181,9 @@ def _seeds(text: str) -> list[int]:
         seeds = list(dict.fromkeys(int(part) for part in text.split(",") if part.strip()))
     except ValueError:
         seeds = []
-    if not seeds or min(seeds) < 0:
+    if not seeds or min(seeds) < 0 or max(seeds) > MAX_SEED:
         raise InvalidValueError(
-            f"--seeds {text!r} is no list of whole numbers of at least 0. Write it as in '--seeds 0,1,2'."
+            f"--seeds {text!r} is no list of whole numbers from 0 to {MAX_SEED}. Write it as in '--seeds 0,1,2'."
         )
     return seeds
 

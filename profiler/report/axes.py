@@ -73,7 +73,7 @@ _AXES = (
         name="tokens",
         title="Training tokens",
         unit="tokens",
-        why_unknown="The runs did not count tokens. Give tokens_per_sample= to the monitor.",
+        why_unknown="The runs did not count tokens. Give tokens= to the monitor.",
     ),
     Axis(
         name="model_flops",

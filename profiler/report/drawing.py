@@ -95,7 +95,7 @@ def save_chart(chart: alt.TopLevelMixin, path: Path) -> None:
     dark setting; a PNG has a transparent background and a grey that reads on both.
 
     Raises:
-        InvalidValueError: The suffix is none of these.
+        InvalidValueError: The suffix is none of these, or the folder is not there or refuses the file.
         UsageError: The drawing libraries are not installed.
     """
     suffix = path.suffix.lower().removeprefix(".")
@@ -104,9 +104,17 @@ def save_chart(chart: alt.TopLevelMixin, path: Path) -> None:
             f"Cannot draw to {str(path)!r}: its suffix is {path.suffix!r}, which is no kind of picture that"
             " joulescale writes. Use .svg, .png or .html."
         )
+    if not path.parent.is_dir():
+        raise InvalidValueError(
+            f"Cannot draw to {str(path)!r}: there is no folder {str(path.parent)!r}. Make it, or name another."
+        )
     content = _rendered(_styled(chart), suffix)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, lambda temporary: _write(temporary, content))
+    try:
+        write_whole(path, lambda temporary: _write(temporary, content))
+    except OSError as error:
+        raise InvalidValueError(
+            f"Cannot draw to {str(path)!r}: {error.strerror}. Name another file."
+        ) from None
 
 
 def _write(path: Path, content: bytes) -> None:
