@@ -255,9 +255,7 @@ class Doomed(Point):
 
 
 def test_a_point_that_fails_says_why(tmp_path: Path) -> None:
-    point = Doomed(
-        workload="lm", preset="smoke", seed=0, settings=None, texts={}, label="d_model=16", carbon={}
-    )
+    point = Doomed(workload="lm", preset="smoke", seed=0, settings=None, texts={}, label="d_model=16")
     with SweepProgress({"d_model=16": 1.0}) as progress, pytest.raises(PointFailed) as failure:
         run_point(point, tmp_path, progress)
     assert str(failure.value) == "the disk is full (exit status 1)"

@@ -1,0 +1,77 @@
+"""A run's share of the carbon that making its devices emitted: grams a device x seconds of the run / lifetime.
+
+SCI (ISO/IEC 21031) calls it M = TE x TS x RS: total embodied, time share, share of the resource. The share of the
+resource is 1: a run is taken to have its devices for itself. Devices are its GPUs, or, where there is none, its hosts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from profiler.carbon.factors import CarbonFactors
+from profiler.carbon.footprints import footprint
+from profiler.metrics.devices import DeviceCurve, Windows
+from profiler.store.runs import StoredProcess
+from profiler.units import S_PER_YEAR
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Embodied:
+    """Grams of all devices together, and how they were got."""
+
+    grams: float
+    source: str
+
+
+def embodied(
+    factors: CarbonFactors, curves: Sequence[DeviceCurve], windows: Callable[[StoredProcess], Windows]
+) -> tuple[Embodied | None, str | None]:
+    """The run's share, or None and why it is unknown."""
+    used = _devices(curves, windows)
+    if not used:
+        return None, "no device of the run is known, so none can have an embodied share"
+    parts = [_grams_of(factors, curve) for curve, _ in used]
+    unknown = next((curve for (curve, _), part in zip(used, parts, strict=True) if part is None), None)
+    if unknown is not None:
+        return None, f"no published footprint of {_name(unknown)} is packaged: give --embodied-g"
+    if factors.lifetime_years is None:
+        return None, "a run's share of its devices needs their lifetime: give --lifetime-years"
+    lifetime_s = factors.lifetime_years * S_PER_YEAR
+    known = [part for part in parts if part is not None]
+    grams = sum(part[0] * seconds / lifetime_s for part, (_, seconds) in zip(known, used, strict=True))
+    sources = "; ".join(dict.fromkeys(source for _, source in known))
+    return Embodied(
+        grams=grams, source=f"{sources}; {len(used)} x time / {factors.lifetime_years:g} years"
+    ), None
+
+
+def _devices(
+    curves: Sequence[DeviceCurve], windows: Callable[[StoredProcess], Windows]
+) -> list[tuple[DeviceCurve, float]]:
+    """One curve for each device of each attempt, and for how many seconds the run had it."""
+    gpus = [curve for curve in curves if curve.meter["component"] in ("gpu", "module")]
+    if not gpus:
+        first: dict[tuple[int, str], DeviceCurve] = {}
+        for curve in curves:
+            first.setdefault((curve.process.facts.attempt, curve.process.facts.host), curve)
+        gpus = list(first.values())
+    seconds = [(curve, sum(end - start for start, end in windows(curve.process))) for curve in gpus]
+    return [(curve, lasted) for curve, lasted in seconds if lasted > 0.0]
+
+
+def _grams_of(factors: CarbonFactors, curve: DeviceCurve) -> tuple[float, str] | None:
+    if factors.embodied_g is not None:
+        return factors.embodied_g, f"{factors.embodied_g:g} g a {_kind(curve)}, given"
+    if curve.meter.get("scope", "device") == "parent_of_mig":
+        return None  # a slice of a GPU: which share of it the run had is not known
+    known = footprint(str(curve.meter["name"])) if _kind(curve) == "GPU" else None
+    return known and (known.grams, known.source)
+
+
+def _kind(curve: DeviceCurve) -> str:
+    return "GPU" if curve.meter["component"] in ("gpu", "module") else "host"
+
+
+def _name(curve: DeviceCurve) -> str:
+    return str(curve.meter["name"]) if _kind(curve) == "GPU" else f"the host {curve.process.facts.host}"
