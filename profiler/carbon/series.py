@@ -114,7 +114,7 @@ class IntensitySeries:
         try:
             rows = tuple(Interval(*map(float, row)) for row in stored["rows"])
             return IntensitySeries(rows=rows, source=str(stored["source"]), missing=stored["missing"])
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise InvalidValueError(
                 f"This is no stored carbon series ({type(error).__name__}: {error})."
             ) from None

@@ -24,7 +24,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from profiler.carbon.series import IntensitySeries, Interval
+from profiler.carbon.series import IntensitySeries, Interval, utc
 from profiler.errors import InvalidValueError
 
 _TIME = ("time", "timestamp", "datetime", "datetime (utc)")
@@ -187,13 +187,17 @@ def _number(where: str, cell: Any) -> float | None:
 def _intervals(path: Path, cells: Sequence[_Cells]) -> tuple[Interval, ...]:
     ordered = sorted(cells, key=lambda cell: cell[0])
     gaps = [after[0] - before[0] for before, after in pairwise(ordered)]
-    usual_s = median(gaps) if gaps else 0.0
-    if usual_s <= 0.0 and any(end is None for _, end, *_ in ordered):
+    if 0.0 in gaps:
         raise InvalidValueError(
-            f"The carbon series {str(path)!r} does not say for how long its rows hold: it has "
-            + ("one row only." if not gaps else "several rows for one time.")
-            + " Add a column 'end'."
+            f"The carbon series {str(path)!r} has two rows for {utc(ordered[gaps.index(0.0)][0])}, so it is not clear"
+            " which counts. Keep one grid zone and one row an instant."
         )
+    if not gaps and ordered[0][1] is None:
+        raise InvalidValueError(
+            f"The carbon series {str(path)!r} does not say for how long its rows hold: it has one row only."
+            " Add a column 'end'."
+        )
+    usual_s = median(gaps) if gaps else 0.0
     intervals = []
     for number, (start, end, value, low, high) in enumerate(ordered):
         if value is None:

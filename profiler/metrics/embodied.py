@@ -28,36 +28,32 @@ def embodied(
     factors: CarbonFactors, curves: Sequence[DeviceCurve], windows: Callable[[StoredProcess], Windows]
 ) -> tuple[Embodied | None, str | None]:
     """The run's share, or None and why it is unknown."""
-    used = _devices(curves, windows)
-    if not used:
+    devices = _devices(curves)
+    if not devices:
         return None, "no device of the run is known, so none can have an embodied share"
-    parts = [_grams_of(factors, curve) for curve, _ in used]
-    unknown = next((curve for (curve, _), part in zip(used, parts, strict=True) if part is None), None)
-    if unknown is not None:
-        return None, f"no published footprint of {_name(unknown)} is packaged: give --embodied-g"
+    parts = []
+    for curve in devices:
+        part = _grams_of(factors, curve)
+        if part is None:
+            return None, f"no published footprint of {_name(curve)} is packaged: give --embodied-g"
+        parts.append(part)
     if factors.lifetime_years is None:
         return None, "a run's share of its devices needs their lifetime: give --lifetime-years"
     lifetime_s = factors.lifetime_years * S_PER_YEAR
-    known = [part for part in parts if part is not None]
-    grams = sum(part[0] * seconds / lifetime_s for part, (_, seconds) in zip(known, used, strict=True))
-    sources = "; ".join(dict.fromkeys(source for _, source in known))
-    return Embodied(
-        grams=grams, source=f"{sources}; {len(used)} x time / {factors.lifetime_years:g} years"
-    ), None
+    seconds = [sum(end - start for start, end in windows(curve.process)) for curve in devices]
+    grams = sum(part[0] * lasted / lifetime_s for part, lasted in zip(parts, seconds, strict=True))
+    sources = "; ".join(dict.fromkeys(source for _, source in parts))
+    count = f"{len(devices)} x " if len(devices) > 1 else ""
+    return Embodied(grams=grams, source=f"{sources}; {count}time / {factors.lifetime_years:g} years"), None
 
 
-def _devices(
-    curves: Sequence[DeviceCurve], windows: Callable[[StoredProcess], Windows]
-) -> list[tuple[DeviceCurve, float]]:
-    """One curve for each device of each attempt, and for how many seconds the run had it."""
-    gpus = [curve for curve in curves if curve.meter["component"] in ("gpu", "module")]
-    if not gpus:
-        first: dict[tuple[int, str], DeviceCurve] = {}
-        for curve in curves:
-            first.setdefault((curve.process.facts.attempt, curve.process.facts.host), curve)
-        gpus = list(first.values())
-    seconds = [(curve, sum(end - start for start, end in windows(curve.process))) for curve in gpus]
-    return [(curve, lasted) for curve, lasted in seconds if lasted > 0.0]
+def _devices(curves: Sequence[DeviceCurve]) -> list[DeviceCurve]:
+    """One curve for each device of each attempt."""
+    gpus = [curve for curve in curves if _kind(curve) == "GPU"]
+    hosts: dict[tuple[int, str], DeviceCurve] = {}
+    for curve in curves:
+        hosts.setdefault((curve.process.facts.attempt, curve.process.facts.host), curve)
+    return gpus or list(hosts.values())
 
 
 def _grams_of(factors: CarbonFactors, curve: DeviceCurve) -> tuple[float, str] | None:
