@@ -124,10 +124,14 @@ class CodecarbonTracker:
             line = self._said.get(timeout=timeout_s)
         except queue.Empty:
             raise SensorError(f"codecarbon did not {what} within {timeout_s:g} s") from None
+        if line is None:
+            raise SensorError(f"codecarbon did not {what}: its process ended")
         try:
-            found: Mapping[str, Any] = json.loads(line or "")
+            found: Mapping[str, Any] = json.loads(line)
         except ValueError:
-            raise SensorError(f"codecarbon did not {what}: its process ended or said {line!r}") from None
+            raise SensorError(f"codecarbon did not {what}: its process said {line.strip()!r}") from None
+        if "error" in found:
+            raise SensorError(f"codecarbon did not {what}: {found['error']}")
         return found
 
 

@@ -2,7 +2,7 @@
 
     argument     ISO 3166 alpha-3 code of the grid
     hears        a line on standard input, or its end: stop
-    says         one JSON line when the tracker runs, and one with its result when it has stopped
+    says         one JSON line when the tracker runs, and one with its result when it has stopped; `error` if it cannot
 
 It leaves the training's process tree at once, and stays in the session that it was started in, to be killed there.
 It imports nothing of ours: only the tracker and the standard library. `-P` keeps this folder off the path, where
@@ -28,7 +28,14 @@ def main() -> None:
     ):  # meant for the training: it tells this process when to end
         signal.signal(number, signal.SIG_IGN)
     os.nice(5)
-    tracker = _tracker(sys.argv[1])
+    try:
+        _track(sys.argv[1])
+    except Exception as error:  # noqa: BLE001 - whatever it is, who started this stores it as the reason
+        _say({"error": f"{type(error).__name__}: {error}"})
+
+
+def _track(country: str) -> None:
+    tracker = _tracker(country)
     tracker.start()
     _say({"started": True})
     sys.stdin.readline()
