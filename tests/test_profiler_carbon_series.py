@@ -14,11 +14,17 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from fixtures_scripted import Script, gpu, scripted_run
 
+from profiler.carbon.factors import CarbonFactors
 from profiler.carbon.live import GreatBritain, live_source
 from profiler.carbon.series import IntensitySeries
 from profiler.carbon.series_file import read_series
+from profiler.cli.carbon_options import ask_live
 from profiler.errors import InvalidValueError, UnknownNameError
+from profiler.metrics.summary import summarize
+from profiler.store.factors import replace_factors
+from profiler.store.runs import open_run
 
 NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
 NOON_S = NOON.timestamp()
@@ -303,3 +309,37 @@ def test_an_unknown_live_source_is_refused():
         UnknownNameError, match=r"There is no live source of carbon intensity named 'us'\. Known: gb"
     ):
         live_source("us")
+
+
+def test_a_run_is_given_the_intensity_of_its_own_time_and_keeps_it(tmp_path: Path, serve: Any):
+    run = scripted_run(tmp_path, counters=gpu())
+    url, asked = serve(lambda path: half_hours(path, measured_until=NOON - timedelta(days=3650)))
+    factors = ask_live(GreatBritain(url), CarbonFactors(pue=1.5), run)
+    assert len(asked) == 1
+    assert factors.intensity_kind == "average"
+    replace_factors(run.path, factors)
+    summary = summarize(open_run(tmp_path, run.run_id))
+    assert len(asked) == 1, "what was asked once is stored"
+    found = summary["carbon"]
+    assert found["carbon_intensity_source"].startswith(f"Great Britain, half-hourly, {url}, with forecasts")
+    assert found["emissions_g"] == pytest.approx(
+        summary["energy"]["measured_j"] / 3.6e6 * 1.5 * found["carbon_intensity_g_per_kwh"]
+    )
+    assert 1100.0 <= found["carbon_intensity_g_per_kwh"] < 1124.0
+
+
+def test_a_live_source_that_failed_leaves_emissions_unknown_with_its_reason(tmp_path: Path, serve: Any):
+    run = scripted_run(tmp_path, counters=gpu())
+    url, _ = serve(lambda path: (503, b""))
+    summary = summarize(run, ask_live(GreatBritain(url), CarbonFactors(country="FRA"), run))
+    assert summary["carbon"]["emissions_g"] is None
+    assert summary["notes"]["carbon.emissions_g"] == f"{url} did not answer: Service Unavailable"
+
+
+def test_a_run_of_which_nothing_was_recorded_is_asked_for_nowhere(tmp_path: Path, serve: Any):
+    run = scripted_run(tmp_path, Script(steps=0, fit_mark=False), counters=lambda clock: [])
+    url, asked = serve(half_hours)
+    series = ask_live(GreatBritain(url), CarbonFactors(), run).series
+    assert asked == []
+    assert series is not None
+    assert series.missing == "nothing was recorded of the fit"

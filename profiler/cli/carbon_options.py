@@ -13,7 +13,7 @@ from typing import Annotated, Any, get_type_hints
 import typer
 
 from profiler.carbon.factors import CarbonFactors
-from profiler.carbon.live import live_source
+from profiler.carbon.live import IntensitySource, live_source
 from profiler.carbon.series import IntensitySeries
 from profiler.carbon.series_file import read_series
 from profiler.errors import InvalidValueError
@@ -131,27 +131,28 @@ def with_carbon(command: Callable[..., None]) -> Callable[..., None]:
     return with_options
 
 
-def check_live(name: str | None, factors: CarbonFactors) -> None:
-    """Refuse a live source that does not exist, or stands beside another intensity.
+def chosen_source(name: str | None, factors: CarbonFactors) -> IntensitySource | None:
+    """The live source of that name, not yet contacted; None if none is asked for.
 
     Raises:
-        UsageError: It cannot be asked.
+        UsageError: There is none, or it would stand beside another intensity.
     """
     if name is None:
-        return
-    live_source(name)
+        return None
+    source = live_source(name)
     if factors.series is not None or factors.intensity_g_per_kwh is not None:
         raise InvalidValueError(
             f"--carbon-live {name} and an intensity of your own are both given, so it is not clear which counts."
             " Leave one out."
         )
+    return source
 
 
-def ask_live(name: str, factors: CarbonFactors, run: StoredRun) -> CarbonFactors:
-    """The factors with the intensity that a live source gives for the time of a run; without rows if it gives none."""
+def ask_live(source: IntensitySource, factors: CarbonFactors, run: StoredRun) -> CarbonFactors:
+    """The factors with the intensity that a source gives for the time of a run; without rows if it gives none."""
     spans = wall_spans(run.processes)
     if spans:
-        series = live_source(name).over(min(start for start, _ in spans), max(end for _, end in spans))
+        series = source.over(min(start for start, _ in spans), max(end for _, end in spans))
     else:
-        series = IntensitySeries(rows=(), source=name, missing="nothing was recorded of the fit")
+        series = IntensitySeries(rows=(), source="none", missing="nothing was recorded of the fit")
     return dataclasses.replace(factors, series=series, intensity_kind="average")

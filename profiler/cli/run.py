@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from profiler.cli.carbon_options import CarbonLive, CarbonOptions, ask_live, check_live, with_carbon
+from profiler.cli.carbon_options import CarbonLive, CarbonOptions, ask_live, chosen_source, with_carbon
 from profiler.cli.options import (
     AsJson,
     Data,
@@ -47,7 +47,7 @@ def run(
     wait_passively()
     found = load_workload(workload)
     factors = carbon.factors()
-    check_live(carbon_live, factors)
+    source = chosen_source(carbon_live, factors)
     check_second_opinion(second_opinion)
     chosen = apply_settings(found.preset(check_preset(preset)), settings_texts(settings, data))
     found.check(chosen)
@@ -65,8 +65,8 @@ def run(
         second_opinion=second_opinion,
     )
     run_dir = found.train(request)
-    if carbon_live:
-        replace_factors(run_dir, ask_live(carbon_live, factors, open_run(runs_dir, run_dir.name)))
+    if source is not None:
+        replace_factors(run_dir, ask_live(source, factors, open_run(runs_dir, run_dir.name)))
     if as_json:
         from profiler.metrics.summary import summarize
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from profiler.cli.carbon_options import CarbonLive, CarbonOptions, ask_live, check_live, with_carbon
+from profiler.cli.carbon_options import CarbonLive, CarbonOptions, ask_live, chosen_source, with_carbon
 from profiler.cli.options import AsJson, RunsDir, print_json
 from profiler.metrics.summary import summarize
 from profiler.report.terminal import run_table
@@ -27,9 +27,9 @@ def show(
 ) -> None:
     """Show one run's metrics; what is unknown is null, with the reason in the notes."""
     factors = carbon.factors()
-    check_live(carbon_live, factors)
+    source = chosen_source(carbon_live, factors)
     stored = open_run(runs_dir, run)
-    summary = summarize(stored, ask_live(carbon_live, factors, stored) if carbon_live else factors)
+    summary = summarize(stored, ask_live(source, factors, stored) if source else factors)
     if as_json:
         print_json(summary)
     else:

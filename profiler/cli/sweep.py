@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from profiler.carbon.factors import CarbonFactors
-from profiler.cli.carbon_options import CarbonLive, CarbonOptions, check_live, with_carbon
+from profiler.cli.carbon_options import CarbonLive, CarbonOptions, chosen_source, with_carbon
 from profiler.cli.options import (
     AsJson,
     Data,
@@ -58,7 +58,7 @@ def sweep(
     wait_passively()
     found = load_workload(workload)
     factors = carbon.factors()
-    check_live(carbon_live, factors)
+    chosen_source(carbon_live, factors)
     check_second_opinion(second_opinion)
     base = apply_settings(found.preset(check_preset(preset)), settings_texts(settings, data))
     axes = _axes(grid) if grid else {k: [_text(v) for v in vs] for k, vs in found.grid(preset).items()}
