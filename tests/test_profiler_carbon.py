@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 from collections.abc import Sequence
@@ -26,7 +27,7 @@ from hypothesis import strategies as st
 
 from profiler.carbon.factors import CarbonFactors, countries
 from profiler.carbon.series import IntensitySeries, Interval
-from profiler.errors import InvalidValueError, UnknownNameError, UsageError
+from profiler.errors import InvalidValueError, StoredDataError, UnknownNameError, UsageError
 from profiler.measure.sensors.base import EnergyCounter
 from profiler.measure.sensors.scripted import ScriptedEnergy
 from profiler.measure.session import RunFacts
@@ -36,6 +37,7 @@ from profiler.metrics.intensity import joules_by_interval
 from profiler.metrics.points import scale_points
 from profiler.metrics.summary import summarize
 from profiler.report.terminal import run_table
+from profiler.store.factors import read_factors
 from profiler.store.manifest import write_json
 from profiler.store.runs import StoredRun, open_run
 
@@ -414,8 +416,7 @@ def test_a_series_is_stored_whole_so_that_a_copied_run_says_the_same(tmp_path: P
     ("damage", "why"),
     [
         (lambda path: path.unlink(), "cannot be read"),
-        (lambda path: path.write_text("{"), "cannot be read"),
-        (lambda path: path.write_text('{"rows": [[1]]}'), "is no stored carbon series"),
+        (lambda path: path.write_text("{"), "its checksum differs"),
         (lambda path: path.write_text(path.read_text().replace("50.0", "49.0")), "its checksum differs"),
     ],
 )
@@ -427,6 +428,16 @@ def test_a_damaged_series_leaves_emissions_unknown_and_the_rest_shown(tmp_path: 
     assert summary["carbon"]["emissions_g"] is None
     assert why in summary["notes"]["carbon factors"]
     assert summary["energy"]["measured_j"] > 0.0
+
+
+@pytest.mark.parametrize(
+    "content", [b"{", b'{"rows": [[1]]}', b'{"rows": [[1e300, 1e301, 5, 5, -5]], "source": ""}']
+)
+def test_a_series_with_a_right_checksum_and_wrong_rows_is_refused(tmp_path: Path, content: bytes):
+    name = f"carbon-series-{hashlib.sha256(content).hexdigest()[:12]}.json"
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(StoredDataError, match=f"{name} cannot be read|is no stored carbon series"):
+        read_factors(tmp_path, {"series": name})
 
 
 @pytest.mark.parametrize(
@@ -517,6 +528,7 @@ NAN, INF = float("nan"), float("inf")
             {"intensity_g_per_kwh": 5.0, "series": series_of()},
             "are both given, so it is not clear which counts",
         ),
+        ({"series": "grid.csv"}, "The carbon series 'grid.csv' is not read yet. Give what .*read_series"),
         ({"cuntry": "FRA"}, "There is no carbon factor named 'cuntry'. Did you mean 'country'?"),
     ],
 )

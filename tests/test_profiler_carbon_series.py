@@ -18,7 +18,7 @@ from fixtures_scripted import Script, gpu, scripted_run
 
 from profiler.carbon.factors import CarbonFactors
 from profiler.carbon.live import GreatBritain, live_source
-from profiler.carbon.series import IntensitySeries
+from profiler.carbon.series import IntensitySeries, have_spread
 from profiler.carbon.series_file import read_series
 from profiler.cli.carbon_options import ask_live
 from profiler.errors import InvalidValueError, UnknownNameError
@@ -52,7 +52,7 @@ def test_a_csv_of_times_and_values(tmp_path: Path):
     series = read_series(written(tmp_path, text))
     assert rows_of(series) == [(0.0, 1.0, 100.0), (1.0, 2.0, 200.5), (2.0, 3.0, 0.0)]
     assert series.source == "grid.csv"
-    assert not series.has_spread
+    assert not have_spread(series.rows)
 
 
 def test_rows_may_be_in_any_order_and_carry_a_spread_and_an_end(tmp_path: Path):
@@ -64,7 +64,7 @@ def test_rows_may_be_in_any_order_and_carry_a_spread_and_an_end(tmp_path: Path):
     series = read_series(written(tmp_path, text))
     assert rows_of(series) == [(0.0, 0.25, 100.0), (1.0, 3.5, 200.0)]
     assert [(r.low, r.high) for r in series.rows] == [(90.0, 130.0), (150.0, 200.0)]
-    assert series.has_spread
+    assert have_spread(series.rows)
 
 
 def test_an_empty_cell_and_a_missing_row_are_holes(tmp_path: Path):

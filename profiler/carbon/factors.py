@@ -9,6 +9,7 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal, get_args
 
 from profiler.carbon.series import MOST_G_PER_KWH, IntensitySeries
@@ -87,6 +88,11 @@ class CarbonFactors:
             MOST_G_PER_KWH,
             "The carbon intensity {} is not within 0 to 10000 gCO2e/kWh.",
         )
+        if self.series is not None and not isinstance(self.series, IntensitySeries):
+            raise InvalidValueError(
+                f"The carbon series {self.series!r} is not read yet. Give what"
+                f" profiler.carbon.series_file.read_series({self.series!r}) returns."
+            )
         if self.intensity_g_per_kwh is not None and self.series is not None:
             raise InvalidValueError(
                 "A carbon intensity and a series of them are both given, so it is not clear which counts."
@@ -150,6 +156,7 @@ class CarbonFactors:
         return CarbonFactors(**given)
 
 
+@cache
 def national_intensity(country: str) -> tuple[float, str]:
     """Yearly average gCO2e/kWh of a country's grid, and its source with the year."""
     grid = national_grids()[country]

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -71,17 +70,13 @@ class IntensitySeries:
                     " is not clear which counts. Keep one grid zone and one row an instant."
                 )
 
-    @property
-    def has_spread(self) -> bool:
-        """Whether any value states a low or a high of its own."""
-        return any(row.low < row.g_per_kwh or row.high > row.g_per_kwh for row in self.rows)
-
     def within(self, spans: Sequence[Span]) -> tuple[Interval, ...]:
-        """The rows that share time with any of the spans."""
+        """The rows from the first instant of the spans to the last."""
         if not spans:
             return ()
         first, last = min(start for start, _ in spans), max(end for _, end in spans)
-        return tuple(row for row in self.rows if row.end_s > first and row.start_s < last)
+        begin = bisect_right(self.rows, first, key=lambda row: row.end_s)
+        return self.rows[begin : bisect_left(self.rows, last, key=lambda row: row.start_s)]
 
     def uncovered(self, spans: Iterable[Span]) -> list[Span]:
         """The parts of the spans that no row covers, joined and in order."""
@@ -95,10 +90,6 @@ class IntensitySeries:
             if at_s < end_s - CLOCK_TOLERANCE_S:
                 holes.append((at_s, end_s))
         return holes
-
-    def digest(self) -> str:
-        """The first twelve hex digits of the SHA-256 of the rows: what a stored copy is known by."""
-        return hashlib.sha256(json.dumps(self.rows).encode()).hexdigest()[:12]
 
     def stored(self) -> dict[str, Any]:
         """As JSON."""
@@ -118,6 +109,11 @@ class IntensitySeries:
             raise InvalidValueError(
                 f"This is no stored carbon series ({type(error).__name__}: {error})."
             ) from None
+
+
+def have_spread(rows: Sequence[Interval]) -> bool:
+    """Whether any of the rows states a low or a high of its own."""
+    return any(row.low < row.g_per_kwh or row.high > row.g_per_kwh for row in rows)
 
 
 def utc(time_s: float) -> str:

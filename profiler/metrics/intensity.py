@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from profiler.carbon.factors import CarbonFactors, IntensityKind, national_intensity
-from profiler.carbon.series import IntensitySeries, Interval, Span, utc
+from profiler.carbon.series import IntensitySeries, Interval, Span, have_spread, utc
 from profiler.metrics.devices import DeviceCurve, Windows, fit_windows
 from profiler.store.runs import StoredProcess
 
@@ -90,7 +90,7 @@ def _of_series(
     )
     source = f"{series.source}: {len(rows)} intervals, weighted by the energy in each"
     return Intensity(
-        g_per_kwh=mean, low=low, high=high, has_spread=series.has_spread, kind=kind, source=source
+        g_per_kwh=mean, low=low, high=high, has_spread=have_spread(rows), kind=kind, source=source
     ), None
 
 

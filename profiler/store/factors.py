@@ -6,6 +6,7 @@ not in the manifest, which is written anew every few seconds, and a year in step
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -31,9 +32,9 @@ def write_factors(run_dir: Path, factors: CarbonFactors) -> dict[str, Any]:
     stored = factors.stored()
     if factors.series is None:
         return stored
-    name = f"carbon-series-{factors.series.digest()}.json"
-    text = json.dumps(factors.series.stored(), allow_nan=False)
-    write_whole(run_dir / name, lambda temporary: _write_text(temporary, text))
+    text = json.dumps(factors.series.stored(), allow_nan=False).encode()
+    name = f"carbon-series-{_digest(text)}.json"
+    write_whole(run_dir / name, lambda temporary: _write_bytes(temporary, text))
     return {**stored, "series": name}
 
 
@@ -69,15 +70,19 @@ def _read_series(run_dir: Path, name: str) -> IntensitySeries:
     known = _NAME.fullmatch(name)
     path = run_dir / Path(name).name
     try:
-        series = IntensitySeries.from_stored(json.loads(path.read_text(encoding="utf-8")))
+        text = path.read_bytes()
+        if known is None or _digest(text) != known[1]:
+            raise StoredDataError(
+                f"The carbon series {path} is not the one that was stored: its checksum differs."
+            )
+        return IntensitySeries.from_stored(json.loads(text))
     except (OSError, ValueError, RecursionError) as error:
         raise StoredDataError(f"The carbon series {path} cannot be read ({error}).") from None
-    if known is None or series.digest() != known[1]:
-        raise StoredDataError(
-            f"The carbon series {path} is not the one that was stored: its checksum differs."
-        )
-    return series
 
 
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
+def _digest(text: bytes) -> str:
+    return hashlib.sha256(text).hexdigest()[:12]
+
+
+def _write_bytes(path: Path, text: bytes) -> None:
+    path.write_bytes(text)
