@@ -287,7 +287,7 @@ def test_embodied_carbon_is_a_share_of_each_gpus_life_and_never_times_pue(tmp_pa
     assert found["embodied_source"].endswith("2 x time / 5 years")
     given = summarize(run, CarbonFactors(lifetime_years=5.0, embodied_g=1000.0))["carbon"]
     assert given["embodied_g"] == pytest.approx(2 * 1000.0 * RUN_S / (5.0 * YEAR_S))
-    assert given["embodied_source"] == "1000 g a GPU, given; 2 x time / 5 years"
+    assert given["embodied_source"] == "1 kg a GPU, given; 2 x time / 5 years"
 
 
 def test_a_host_without_a_gpu_is_one_device(tmp_path: Path):

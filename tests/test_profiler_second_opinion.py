@@ -302,7 +302,7 @@ def test_the_command_stores_an_opinion_and_a_series_that_show_reads_elsewhere(
     assert found == json.loads(made.stdout)["carbon"]
     assert found["emissions_g"] == pytest.approx(energy_j / 3.6e6 * 1.5 * 250.0)
     assert found["carbon_intensity_kind"] == "marginal"
-    assert found["carbon_intensity_source"].startswith("grid.csv: 1 intervals")
+    assert found["carbon_intensity_source"].startswith("grid.csv: one interval")
     assert found["cost"] == pytest.approx(energy_j / 3.6e6 * 1.5 * 0.3)
     assert None not in found.values()
     assert said["second_opinions"][0]["version"] == "9.9"

@@ -13,7 +13,7 @@ from profiler.carbon.factors import CarbonFactors
 from profiler.carbon.footprints import footprint
 from profiler.metrics.devices import DeviceCurve, Windows
 from profiler.store.runs import StoredProcess
-from profiler.units import S_PER_YEAR
+from profiler.units import G_PER_KG, S_PER_YEAR
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +58,7 @@ def _devices(curves: Sequence[DeviceCurve]) -> list[DeviceCurve]:
 
 def _grams_of(factors: CarbonFactors, curve: DeviceCurve) -> tuple[float, str] | None:
     if factors.embodied_g is not None:
-        return factors.embodied_g, f"{factors.embodied_g:g} g a {_kind(curve)}, given"
+        return factors.embodied_g, f"{factors.embodied_g / G_PER_KG:g} kg a {_kind(curve)}, given"
     if curve.meter.get("scope", "device") == "parent_of_mig":
         return None  # a slice of a GPU: which share of it the run had is not known
     known = footprint(str(curve.meter["name"])) if _kind(curve) == "GPU" else None

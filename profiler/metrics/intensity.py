@@ -88,7 +88,9 @@ def _of_series(
     mean, low, high = (
         float(np.average([row[column] for row in rows], weights=weights)) for column in (2, 3, 4)
     )
-    source = f"{series.source}: {len(rows)} intervals, weighted by the energy in each"
+    source = f"{series.source}: " + (
+        "one interval" if len(rows) == 1 else f"{len(rows)} intervals, weighted by the energy in each"
+    )
     return Intensity(
         g_per_kwh=mean, low=low, high=high, has_spread=have_spread(rows), kind=kind, source=source
     ), None
