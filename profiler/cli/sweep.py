@@ -88,7 +88,10 @@ def sweep(
             "\nInterrupted. Finished points are kept: the same command goes on with the rest.", err=True
         )
         raise typer.Exit(130) from None
-    _report(results, runs_dir, factors, as_json=as_json)
+    asked = (
+        dataclasses.replace(factors, country=None) if carbon_live else factors
+    )  # each run stores what was live
+    _report(results, runs_dir, asked, as_json=as_json)
     if any(r["status"] == "failed" for r in results):
         raise typer.Exit(1)
 
