@@ -4,6 +4,7 @@ Record first, interpret later. The rooms, and which way things flow:
 
     measure/        runs inside the training: sensors, sampler, recorder; light, never raises into it
     store/          bytes on disk: Parquet parts, manifests, reading them back
+    carbon/         what a person can say of grid, building, devices and price; intensity over time
     metrics/        pure functions from stored records to energy, phases, efficiency, carbon, points
     report/         draws metrics: terminal, charts
     integrations/   thin bridges: Lightning
@@ -18,16 +19,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from profiler.carbon.factors import CarbonFactors as CarbonFactors
     from profiler.integrations.lightning import EfficiencyMonitor as EfficiencyMonitor
     from profiler.measure.session import RunFacts as RunFacts
-    from profiler.metrics.carbon import CarbonFactors as CarbonFactors
     from profiler.metrics.points import scale_points as scale_points
     from profiler.metrics.summary import summarize as summarize
     from profiler.store.runs import open_run as open_run
     from profiler.store.runs import scan_runs as scan_runs
 
 _HOMES = {
-    "CarbonFactors": "profiler.metrics.carbon",
+    "CarbonFactors": "profiler.carbon.factors",
     "EfficiencyMonitor": "profiler.integrations.lightning",
     "RunFacts": "profiler.measure.session",
     "open_run": "profiler.store.runs",

@@ -108,7 +108,7 @@ class Reading:
 class Mark:
     """An interval or an instant of the run, with a JSON note.
 
-    Kinds in use: fit, epoch, validation, checkpoint, budget, idle, co_tenants, sensor_lost, note.
+    Kinds in use: fit, epoch, validation, checkpoint, budget, idle, co_tenants, second_opinion, sensor_lost, note.
     An instant has `end_s` null.
     """
 

@@ -16,6 +16,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Protocol
 
+from profiler.carbon.factors import CarbonFactors
 from profiler.errors import InvalidValueError, UnknownNameError
 
 ENTRY_POINT_GROUP = "joulescale.workloads"
@@ -36,7 +37,8 @@ class RunRequest:
         seed: Seeds every random choice of the workload.
         settings: An instance of the workload's own settings class.
         name: Name of the run folder, or None to have one made.
-        carbon: `country`, `intensity_g_per_kwh`, `pue` as given; stored as this run's defaults.
+        carbon: As given; stored as this run's defaults.
+        second_opinion: Whose tracker is to run beside ours: codecarbon, or None.
     """
 
     runs_dir: Path
@@ -45,7 +47,8 @@ class RunRequest:
     seed: int
     settings: Any
     name: str | None = None
-    carbon: Mapping[str, str | float | None] = dataclasses.field(default_factory=dict)
+    carbon: CarbonFactors = dataclasses.field(default_factory=CarbonFactors)
+    second_opinion: str | None = None
 
 
 class Workload(Protocol):

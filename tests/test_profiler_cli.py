@@ -13,6 +13,7 @@ from typing import NamedTuple
 import pytest
 from typer.testing import CliRunner
 
+from profiler.cli.carbon_options import CarbonOptions
 from profiler.cli.main import app
 from profiler.cli.point_process import Point, PointFailed, SweepProgress, run_point
 from profiler.errors import JoulescaleError
@@ -125,6 +126,28 @@ def test_emissions_need_a_grid_and_say_which(joulescale: Callable[..., Said], sm
     assert (given["carbon_intensity_g_per_kwh"], given["carbon_intensity_source"]) == (100.0, "given")
 
 
+@pytest.mark.parametrize("verb", ["run", "sweep", "show", "list", "scale"])
+def test_every_command_that_knows_energy_takes_the_carbon_options(
+    joulescale: Callable[..., Said], verb: str
+) -> None:
+    shown = joulescale(verb, "--help").out
+    for option in ("--country", "--carbon-series", "--intensity-kind", "--wue", "--embodied-g", "--currency"):
+        assert option in shown
+    assert ("--carbon-live" in shown) == (verb in ("run", "sweep", "show")), (
+        "a request for each run of a folder"
+    )
+
+
+def test_a_sweep_passes_its_options_on(tmp_path: Path) -> None:
+    carbon = CarbonOptions(country="FRA", carbon_series=Path("a b.csv"), price=0.3, currency="EUR")
+    given = ["--country", "FRA", "--carbon-series", "a b.csv", "--price", "0.3", "--currency", "EUR"]
+    assert carbon.words() == given
+    point = Point(
+        workload="lm", preset="smoke", seed=0, settings=None, texts={}, label="d_model=16", options=given
+    )
+    assert point.command(tmp_path)[-len(given) :] == given
+
+
 @pytest.mark.parametrize("suffix", ["svg", "png", "html"])
 def test_scale_plots_to_a_file(
     joulescale: Callable[..., Said], smoke_runs: Path, tmp_path: Path, suffix: str
@@ -180,6 +203,43 @@ WRONG = [
     ("run lm --preset smoke --country fra", "Write it in capitals: FRA."),
     ("run lm --preset smoke --pue 0.9", "The PUE 0.9 is not within 1 to 10"),
     ("run lm --preset smoke --carbon-intensity nan", "The carbon intensity nan is not within 0 to 10000"),
+    ("run lm --preset smoke --wue -1", "The WUE -1.0 is not within 0 to 1000 litres a kWh of the computers."),
+    (
+        "run lm --preset smoke --price 0.3",
+        "--price is given without --currency, so a cost would say nothing.",
+    ),
+    (
+        "run lm --preset smoke --carbon-series gone.csv",
+        "'gone.csv' cannot be read: No such file or directory.",
+    ),
+    ("run lm --preset smoke --carbon-series empty.txt", "'empty.txt' is neither .csv nor .parquet."),
+    ("run lm --preset smoke --carbon-live us", "There is no live source of carbon intensity named 'us'."),
+    (
+        "run lm --preset smoke --carbon-live gb --carbon-intensity 5",
+        "are both given, so it is not clear which counts.",
+    ),
+    ("run lm --preset smoke --second-opinion guess", "There is no second opinion named 'guess'."),
+    (
+        "run lm --preset smoke --country FRA --intensity-kind marginal",
+        "Packaged national intensities are averages.",
+    ),
+    (
+        "sweep lm --preset smoke --embodied-g nan",
+        "The embodied carbon nan g is not within 0 to 1e12 gCO2e a device.",
+    ),
+    ("sweep lm --preset smoke --second-opinion guess", "There is no second opinion named 'guess'."),
+    (
+        "scale --runs-dir empty --lifetime-years 0",
+        "The lifetime of 0.0 years is not within 0.01 to 100 years",
+    ),
+    (
+        "list --runs-dir empty --intensity-kind mean --carbon-intensity 5",
+        "There is no kind of intensity named 'mean'.",
+    ),
+    (
+        "show --runs-dir empty --carbon-live us",
+        "There is no live source of carbon intensity named 'us'. Known: gb.",
+    ),
     ("run lm --preset smoke --name ../up", "The run name '../up' cannot be a folder's name."),
     ("sweep lm --grid d_model=", "The grid gives 'd_model' no value, so it has no points."),
     ("sweep lm --grid d_model", "'d_model' is no part of a grid. Write it as in --grid 'd_model=32,64,128'."),
@@ -255,9 +315,7 @@ class Doomed(Point):
 
 
 def test_a_point_that_fails_says_why(tmp_path: Path) -> None:
-    point = Doomed(
-        workload="lm", preset="smoke", seed=0, settings=None, texts={}, label="d_model=16", carbon={}
-    )
+    point = Doomed(workload="lm", preset="smoke", seed=0, settings=None, texts={}, label="d_model=16")
     with SweepProgress({"d_model=16": 1.0}) as progress, pytest.raises(PointFailed) as failure:
         run_point(point, tmp_path, progress)
     assert str(failure.value) == "the disk is full (exit status 1)"

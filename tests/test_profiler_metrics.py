@@ -23,7 +23,7 @@ from fixtures_scripted import (
     spend,
 )
 
-from profiler.errors import InvalidValueError, UnknownNameError
+from profiler.carbon.factors import CarbonFactors
 from profiler.measure.guard import Guard
 from profiler.measure.peak import Peak
 from profiler.measure.ranks import Place
@@ -32,7 +32,6 @@ from profiler.measure.sensors.base import Probe
 from profiler.measure.sensors.scripted import ScriptedEnergy
 from profiler.measure.session import RunFacts, Session
 from profiler.metrics.attribution import REST, WHOLE_STEP
-from profiler.metrics.carbon import CarbonFactors, carbon, countries, factors_of
 from profiler.metrics.efficiency import mfu_of
 from profiler.metrics.overview import OVERVIEW_SCHEMA, overview
 from profiler.metrics.points import POINT_SCHEMA, scale_points
@@ -269,85 +268,6 @@ def test_a_pause_between_microbatches_is_not_counted_twice(tmp_path: Path):
     phases = _phases(summarize(open_run(tmp_path, "r")))
     assert phases["validation"]["energy_j"] == pytest.approx(2500.0, rel=0.03)
     assert phases[WHOLE_STEP]["energy_j"] == pytest.approx(400.0, rel=0.1)
-
-
-# -- carbon ------------------------------------------------------------------------------------------------------
-
-
-def test_emissions_by_hand():
-    found = carbon(CarbonFactors(intensity_g_per_kwh=500.0, pue=1.2), 3.6e6, 0.36e6)
-    assert found["facility_energy_kwh"] == pytest.approx(1.2)
-    assert found["emissions_g"] == pytest.approx(600.0)
-    assert (found["emissions_low_g"], found["emissions_high_g"]) == (
-        pytest.approx(540.0),
-        pytest.approx(660.0),
-    )
-    assert found["carbon_intensity_source"] == "given"
-
-
-@pytest.mark.parametrize("energy_j", [0.0, 1.0, 1e9])
-@pytest.mark.parametrize("bar", [0.0, 0.5, 2e9])
-@pytest.mark.parametrize("intensity", [0.0, 30.0])
-def test_low_central_and_high_are_in_order(energy_j: float, bar: float, intensity: float):
-    found = carbon(CarbonFactors(intensity_g_per_kwh=intensity), energy_j, bar)
-    assert 0.0 <= found["emissions_low_g"] <= found["emissions_g"] <= found["emissions_high_g"]
-
-
-def test_without_a_country_emissions_are_unknown(tmp_path: Path):
-    summary = summarize(scripted_run(tmp_path))
-    assert summary["carbon"]["emissions_g"] is None
-    why = "no country is assumed: give --country or --carbon-intensity"
-    assert (
-        summary["notes"]["carbon.emissions_g"] == summary["notes"]["carbon.carbon_intensity_g_per_kwh"] == why
-    )
-
-
-def test_a_countrys_grid_is_named_with_its_year():
-    found = carbon(CarbonFactors(country="FRA"), 3.6e6, None)
-    assert found["emissions_g"] == found["carbon_intensity_g_per_kwh"] > 0.0
-    assert found["carbon_intensity_source"].startswith("France, average of 20")
-    assert found["emissions_low_g"] is None
-    assert countries()["DEU"] == "Germany"
-
-
-def test_stored_factors_are_used_unless_others_are_asked_for():
-    stored = {"country": "FRA", "intensity_g_per_kwh": None, "pue": 1.5}
-    assert factors_of(stored, None) == CarbonFactors(country="FRA", pue=1.5)
-    assert factors_of(stored, CarbonFactors(country="DEU")) == CarbonFactors(country="DEU", pue=1.5)
-    assert factors_of(stored, CarbonFactors(pue=1.1)) == CarbonFactors(country="FRA", pue=1.1)
-    by_intensity = factors_of(stored, CarbonFactors(intensity_g_per_kwh=80.0))
-    assert by_intensity == CarbonFactors(intensity_g_per_kwh=80.0, pue=1.5)
-
-
-@pytest.mark.parametrize(
-    ("code", "hint"),
-    [
-        ("France", r"Use its code: FRA\."),
-        ("germany", r"Use its code: DEU\."),
-        ("fra", r"Write it in capitals: FRA\."),
-        ("FR", r"Use an ISO 3166 alpha-3 code such as FRA, DEU or USA, or give --carbon-intensity\."),
-        ("Atlantis", r"There is no country's grid named 'Atlantis'\..*ISO 3166"),
-    ],
-)
-def test_an_unknown_country_is_refused_with_a_hint(code: str, hint: str):
-    with pytest.raises(UnknownNameError, match=hint):
-        CarbonFactors(country=code)
-
-
-@pytest.mark.parametrize("pue", [0.9, 0.0, -1.0, 10.0, float("nan")])
-def test_a_pue_out_of_range_is_refused(pue: float):
-    with pytest.raises(
-        InvalidValueError, match=r"The PUE .* is not within 1 to 10: a facility uses at least"
-    ):
-        CarbonFactors(pue=pue)
-
-
-@pytest.mark.parametrize("intensity", [-1.0, 1e4, float("nan")])
-def test_an_intensity_out_of_range_is_refused(intensity: float):
-    with pytest.raises(
-        InvalidValueError, match=r"The carbon intensity .* is not within 0 to 10000 gCO2e/kWh"
-    ):
-        CarbonFactors(intensity_g_per_kwh=intensity)
 
 
 # -- points, overview, timelines ---------------------------------------------------------------------------------

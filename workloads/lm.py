@@ -82,6 +82,7 @@ class LMWorkload:
             samples=lambda batch: len(batch[1]),
             peak_flops_per_s="measure" if accelerator == "cpu" else None,
             facts=facts,
+            second_opinion=request.second_opinion,
         )
         try:
             fit(

@@ -6,22 +6,22 @@ from pathlib import Path
 
 import typer
 
-from profiler.cli.options import AsJson, CarbonIntensity, Country, Pue, RunsDir, carbon_factors, print_json
+from profiler.cli.carbon_options import CarbonOptions, with_carbon
+from profiler.cli.options import AsJson, RunsDir, print_json
 from profiler.metrics.overview import overview
 from profiler.report.terminal import overview_table
 from profiler.report.terminal import show as show_table
 from profiler.store.runs import scan_runs
 
 
+@with_carbon
 def list_runs(
+    carbon: CarbonOptions,
     runs_dir: RunsDir = Path("runs"),
-    country: Country = None,
-    carbon_intensity: CarbonIntensity = None,
-    pue: Pue = None,
     as_json: AsJson = False,
 ) -> None:
     """List the runs of a runs folder, newest first."""
-    frame = overview(scan_runs(runs_dir), carbon_factors(country, carbon_intensity, pue))
+    frame = overview(scan_runs(runs_dir), carbon.factors())
     if as_json:
         print_json(frame.to_dicts())
     elif frame.is_empty():

@@ -10,21 +10,9 @@ from typing import Annotated, Any
 import typer
 
 from profiler.errors import InvalidValueError
-from profiler.metrics.carbon import CarbonFactors
 
 RunsDir = Annotated[Path, typer.Option("--runs-dir", help="The folder that holds the runs.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
-Country = Annotated[
-    str | None,
-    typer.Option(help="ISO 3166 alpha-3 code of the grid, such as FRA. None: emissions stay unknown."),
-]
-CarbonIntensity = Annotated[
-    float | None,
-    typer.Option("--carbon-intensity", help="Grid's carbon intensity in gCO2e/kWh, instead of a country's."),
-]
-Pue = Annotated[
-    float | None, typer.Option(help="Power usage effectiveness of the facility, at least 1. Default 1.")
-]
 Preset = Annotated[
     str, typer.Option(help="smoke (seconds), cpu (minutes on two cores) or gpu (paper scale).")
 ]
@@ -36,15 +24,14 @@ Data = Annotated[
     str | None,
     typer.Option("--data", help="Your own text: a folder, glob, .txt, .jsonl, .parquet, .bin or .npy."),
 ]
-
-
-def carbon_factors(country: str | None, intensity: float | None, pue: float | None) -> CarbonFactors:
-    """What was asked for on the command line; where nothing was, what is stored with a run counts.
-
-    Raises:
-        UsageError: A factor cannot be used.
-    """
-    return CarbonFactors(country=country, intensity_g_per_kwh=intensity, pue=pue)
+SecondOpinion = Annotated[
+    str | None,
+    typer.Option(
+        "--second-opinion",
+        metavar="codecarbon",
+        help="Have codecarbon's own tracker estimate the same run, in a process of its own; shown beside ours.",
+    ),
+]
 
 
 def settings_texts(pairs: Sequence[str] | None, data: str | None = None) -> dict[str, str]:

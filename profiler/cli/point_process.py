@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -32,7 +32,7 @@ class Point:
         settings: The workload's settings dataclass, complete.
         texts: What differs from the preset, as given on a command line.
         label: For people.
-        carbon: Option name to value, of those that go into the run's manifest.
+        options: Further options of `joulescale run`, as on its command line.
     """
 
     workload: str
@@ -41,7 +41,7 @@ class Point:
     settings: Any
     texts: Mapping[str, str]
     label: str
-    carbon: Mapping[str, Any]
+    options: Sequence[str] = ()
 
     def command(self, runs_dir: Path) -> list[str]:
         """The command line that trains it."""
@@ -49,9 +49,7 @@ class Point:
         words += ["--preset", self.preset, "--seed", str(self.seed), "--runs-dir", str(runs_dir)]
         for key, text in self.texts.items():
             words += ["--set", f"{key}={text}"]
-        for option, value in self.carbon.items():
-            words += [] if value is None else [f"--{option}", str(value)]
-        return words
+        return [*words, *self.options]
 
 
 class SweepProgress:

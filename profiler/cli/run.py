@@ -8,26 +8,29 @@ from typing import Annotated
 
 import typer
 
+from profiler.cli.carbon_options import CarbonLive, CarbonOptions, ask_live, chosen_source, with_carbon
 from profiler.cli.options import (
     AsJson,
-    CarbonIntensity,
-    Country,
     Data,
     Preset,
-    Pue,
     RunsDir,
+    SecondOpinion,
     Settings,
-    carbon_factors,
     print_json,
     settings_texts,
 )
 from profiler.errors import InvalidValueError
+from profiler.integrations.codecarbon import check_second_opinion
+from profiler.store.factors import replace_factors
 from profiler.store.folder import check_run_name, writable_runs_dir
+from profiler.store.runs import open_run
 from profiler.workload import MAX_SEED, RunRequest, apply_settings, check_preset, load_workload
 
 
+@with_carbon
 def run(
     workload: Annotated[str, typer.Argument(help="Name of the workload, such as lm.")],
+    carbon: CarbonOptions,
     preset: Preset = "cpu",
     seed: Annotated[int, typer.Option(help="Seeds every random choice.", min=0, max=MAX_SEED)] = 0,
     settings: Settings = None,
@@ -36,15 +39,16 @@ def run(
     name: Annotated[
         str | None, typer.Option(help="Name of the run; made from the time if none is given.")
     ] = None,
-    country: Country = None,
-    carbon_intensity: CarbonIntensity = None,
-    pue: Pue = None,
+    carbon_live: CarbonLive = None,
+    second_opinion: SecondOpinion = None,
     as_json: AsJson = False,
 ) -> None:
     """Train one reference workload under the monitor; print the run's folder and summary."""
     wait_passively()
     found = load_workload(workload)
-    carbon_factors(country, carbon_intensity, pue)
+    factors = carbon.factors()
+    source = chosen_source(carbon_live, factors)
+    check_second_opinion(second_opinion)
     chosen = apply_settings(found.preset(check_preset(preset)), settings_texts(settings, data))
     found.check(chosen)
     found.identity(chosen)  # refuses data that cannot be used, before anything is written
@@ -57,7 +61,8 @@ def run(
         seed=seed,
         settings=chosen,
         name=name,
-        carbon={"country": country, "intensity_g_per_kwh": carbon_intensity, "pue": pue},
+        carbon=factors,
+        second_opinion=second_opinion,
     )
     try:
         run_dir = found.train(request)
@@ -67,9 +72,10 @@ def run(
             err=True,
         )
         raise typer.Exit(130) from None
+    if source is not None:
+        replace_factors(run_dir, ask_live(source, factors, open_run(runs_dir, run_dir.name)))
     if as_json:
         from profiler.metrics.summary import summarize
-        from profiler.store.runs import open_run
 
         print_json({"run_dir": str(run_dir), **summarize(open_run(runs_dir, run_dir.name))})
     else:

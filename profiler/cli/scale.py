@@ -8,7 +8,8 @@ from typing import Annotated
 import polars as pl
 import typer
 
-from profiler.cli.options import AsJson, CarbonIntensity, Country, Pue, RunsDir, carbon_factors, print_json
+from profiler.cli.carbon_options import CarbonOptions, with_carbon
+from profiler.cli.options import AsJson, RunsDir, print_json
 from profiler.errors import UnknownNameError
 from profiler.metrics.points import scale_points
 from profiler.report.axes import X_AXES, Y_AXES
@@ -16,7 +17,9 @@ from profiler.report.terminal import is_wide, points_table, show
 from profiler.store.runs import open_run, scan_runs
 
 
+@with_carbon
 def scale(
+    carbon: CarbonOptions,
     runs: Annotated[
         list[str] | None, typer.Argument(help="Runs to take; all of the folder if none is named.")
     ] = None,
@@ -28,9 +31,6 @@ def scale(
         Path | None, typer.Option(help="Write the chart to this .svg, .png or .html file.")
     ] = None,
     runs_dir: RunsDir = Path("runs"),
-    country: Country = None,
-    carbon_intensity: CarbonIntensity = None,
-    pue: Pue = None,
     as_json: AsJson = False,
 ) -> None:
     """Print efficiency against scale, one row a model size and token budget."""
@@ -38,7 +38,7 @@ def scale(
         if axis not in known:
             raise UnknownNameError("axis", axis, known)
     stored = [open_run(runs_dir, name) for name in runs] if runs else scan_runs(runs_dir)
-    points = scale_points(stored, carbon_factors(country, carbon_intensity, pue))
+    points = scale_points(stored, carbon.factors())
     if plot is not None:
         from profiler.report.charts import save_chart, scale_chart  # altair is an extra
 

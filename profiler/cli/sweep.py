@@ -11,22 +11,22 @@ from typing import Annotated, Any
 
 import typer
 
+from profiler.carbon.factors import CarbonFactors
+from profiler.cli.carbon_options import CarbonLive, CarbonOptions, chosen_source, with_carbon
 from profiler.cli.options import (
     AsJson,
-    CarbonIntensity,
-    Country,
     Data,
     Preset,
-    Pue,
     RunsDir,
+    SecondOpinion,
     Settings,
-    carbon_factors,
     print_json,
     settings_texts,
 )
 from profiler.cli.point_process import Point, PointFailed, SweepProgress, run_point
 from profiler.cli.run import wait_passively
 from profiler.errors import InvalidValueError
+from profiler.integrations.codecarbon import check_second_opinion
 from profiler.metrics.points import scale_points
 from profiler.report.terminal import is_wide, points_table, show
 from profiler.store.folder import writable_runs_dir
@@ -34,8 +34,10 @@ from profiler.store.runs import StoredRun, open_run, scan_runs
 from profiler.workload import MAX_SEED, Workload, apply_settings, check_preset, load_workload
 
 
+@with_carbon
 def sweep(
     workload: Annotated[str, typer.Argument(help="Name of the workload, such as lm.")],
+    carbon: CarbonOptions,
     preset: Preset = "cpu",
     grid: Annotated[
         list[str] | None,
@@ -48,15 +50,16 @@ def sweep(
     settings: Settings = None,
     data: Data = None,
     runs_dir: RunsDir = Path("runs"),
-    country: Country = None,
-    carbon_intensity: CarbonIntensity = None,
-    pue: Pue = None,
+    carbon_live: CarbonLive = None,
+    second_opinion: SecondOpinion = None,
     as_json: AsJson = False,
 ) -> None:
     """Train one run per point of a grid; run it again to go on where it stopped."""
     wait_passively()
     found = load_workload(workload)
-    factors = carbon_factors(country, carbon_intensity, pue)
+    factors = carbon.factors()
+    chosen_source(carbon_live, factors)
+    check_second_opinion(second_opinion)
     base = apply_settings(found.preset(check_preset(preset)), settings_texts(settings, data))
     axes = _axes(grid) if grid else {k: [_text(v) for v in vs] for k, vs in found.grid(preset).items()}
     varied = _combinations(axes, set(settings_texts(settings)))
@@ -68,7 +71,7 @@ def sweep(
             settings=apply_settings(base, texts),
             texts={**settings_texts(settings, data), **texts},
             label=" ".join(f"{k}={v}" for k, v in {**texts, "seed": str(seed)}.items()),
-            carbon={"country": country, "carbon-intensity": carbon_intensity, "pue": pue},
+            options=[*carbon.words(), *_words(carbon_live, second_opinion)],
         )
         for seed in _seeds(seeds)
         for texts in varied
@@ -85,9 +88,18 @@ def sweep(
             "\nInterrupted. Finished points are kept: the same command goes on with the rest.", err=True
         )
         raise typer.Exit(130) from None
-    _report(results, runs_dir, factors, as_json=as_json)
+    asked = (
+        dataclasses.replace(factors, country=None) if carbon_live else factors
+    )  # each run stores what was live
+    _report(results, runs_dir, asked, as_json=as_json)
     if any(r["status"] == "failed" for r in results):
         raise typer.Exit(1)
+
+
+def _words(carbon_live: str | None, second_opinion: str | None) -> list[str]:
+    """The options of a run that are no carbon factors, for its own command line."""
+    live = [] if carbon_live is None else ["--carbon-live", carbon_live]
+    return live + ([] if second_opinion is None else ["--second-opinion", second_opinion])
 
 
 def _run_all(
@@ -137,7 +149,9 @@ def _plain(value: Any) -> Any:
     return json.loads(json.dumps(value))
 
 
-def _report(results: Sequence[Mapping[str, Any]], runs_dir: Path, factors: Any, *, as_json: bool) -> None:
+def _report(
+    results: Sequence[Mapping[str, Any]], runs_dir: Path, factors: CarbonFactors, *, as_json: bool
+) -> None:
     runs = [open_run(runs_dir, r["run_id"]) for r in results if r["run_id"]]
     table = scale_points(runs, factors)
     if as_json:

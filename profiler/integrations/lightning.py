@@ -17,7 +17,9 @@ from typing import Any, Literal
 import lightning.pytorch as pl
 import torch
 
+from profiler.carbon.factors import CarbonFactors
 from profiler.errors import InvalidValueError, UnknownNameError
+from profiler.integrations.codecarbon import CodecarbonTracker, check_second_opinion
 from profiler.integrations.lightning_facts import SlowMemory, find_peak, full_batch, gpu_wish, logged_numbers
 from profiler.measure.guard import Guard, guarded
 from profiler.measure.probes import OpenProbes, open_probes
@@ -47,6 +49,8 @@ class EfficiencyMonitor(pl.Callback):
         peak_flops_per_s: What one device can do at most; a number, `"measure"` (about 1 s before the fit), or
             None for the datasheet's.
         facts: What else is known of the run.
+        second_opinion: `"codecarbon"` has codecarbon's own tracker estimate the same run, in a process of its own on
+            each host; what it says is stored beside our numbers. Its start takes 2 to 3 s before the fit.
         summary: Whether to print a summary at the end; on a terminal only.
 
     Raises:
@@ -64,6 +68,7 @@ class EfficiencyMonitor(pl.Callback):
         model_flops: Callable[[Any], float] | None = None,
         peak_flops_per_s: float | Literal["measure"] | None = None,
         facts: RunFacts | None = None,
+        second_opinion: str | None = None,
         summary: bool = True,
     ) -> None:
         self.runs_dir = Path(runs_dir)
@@ -71,6 +76,7 @@ class EfficiencyMonitor(pl.Callback):
         self._name, self._gpus, self._peak = name, _checked_gpus(gpus), _checked_peak(peak_flops_per_s)
         self._tokens, self._samples, self._model_flops = tokens, samples, model_flops
         self._facts = facts or RunFacts()
+        self._second_opinion = check_second_opinion(second_opinion)
         self._summary = summary
         self._guard = Guard()
         self._fit_start_s = 0.0
@@ -81,6 +87,7 @@ class EfficiencyMonitor(pl.Callback):
         self._probes: OpenProbes | None = None
         self._work_counter: WorkCounter | None = None
         self._memory: SlowMemory | None = None
+        self._opinion: CodecarbonTracker | None = None
         self._unwrap_checkpoint: Callable[[], None] = _nothing
         self._work: Work | None = None
         self._loss: Any = None
@@ -173,6 +180,9 @@ class EfficiencyMonitor(pl.Callback):
         )
         session.flops_source = self._facts.flops_formula or self._work_counter.flops_source
         self._memory = SlowMemory(device)
+        if self._second_opinion and place.local_rank == 0:
+            country = CarbonFactors.of(self._facts.carbon).country
+            self._opinion = self._guard.call("second opinion", CodecarbonTracker, country)
         self._fit_start_s = session.now()
         self._wrap_checkpoint(trainer)
 
@@ -322,11 +332,12 @@ class EfficiencyMonitor(pl.Callback):
         self._unwrap_checkpoint = unwrap
 
     def _close(self, trainer: pl.Trainer, status: str) -> None:
-        session, probes, counter, unwrap = (
+        session, probes, counter, unwrap, opinion = (
             self._session,
             self._probes,
             self._work_counter,
             self._unwrap_checkpoint,
+            self._opinion,
         )
         self._reset()
         self._guard.call("the trainer's save_checkpoint", unwrap)
@@ -334,16 +345,28 @@ class EfficiencyMonitor(pl.Callback):
             self._guard.call("counting FLOPs", counter.end_count)
         if session:
             session.flops_source = self._facts.flops_formula or (counter.flops_source if counter else None)
-            self._guard.call("storing at the end", self._store, session, status)
+            self._guard.call("storing at the end", self._store, session, status, opinion)
         if probes:
             self._guard.call("closing the sensors", probes.close)
+        if opinion:
+            self._guard.call("ending the second opinion", opinion.close)
         if session and self._summary and trainer.is_global_zero and sys.stdout.isatty():
             _print_summary(session.run_dir)
 
-    def _store(self, session: Session, status: str) -> None:
+    def _store(self, session: Session, status: str, opinion: CodecarbonTracker | None) -> None:
         session.recorder.enter(None)
         session.recorder.mark("fit", self._fit_start_s, session.now())
+        if opinion:
+            self._guard.call("second opinion", _hear, session, opinion)
         session.close(status)
+
+
+def _hear(session: Session, opinion: CodecarbonTracker) -> None:
+    """Store what a second opinion says, over the seconds that it is of."""
+    session.sample()
+    end_s = session.now()
+    said = opinion.stop()
+    session.recorder.mark("second_opinion", end_s - float(said["duration_s"]), end_s, said)
 
 
 class _TimedSave:

@@ -20,6 +20,7 @@ from typing import Any
 
 import psutil
 
+from profiler.carbon.factors import CarbonFactors
 from profiler.measure.guard import Guard
 from profiler.measure.peak import Peak
 from profiler.measure.ranks import Place
@@ -27,6 +28,7 @@ from profiler.measure.recorder import Recorder
 from profiler.measure.sampler import SAMPLING_PERIOD_S, Sampler
 from profiler.measure.sensors.base import Probe
 from profiler.records import Row
+from profiler.store.factors import write_factors
 from profiler.store.folder import check_run_name, new_run_id, writable_runs_dir
 from profiler.store.manifest import MANIFEST_NAME, PROCESS_NAME, Manifest, ProcessFile, write_json
 from profiler.store.writer import PartWriter
@@ -53,7 +55,13 @@ _PACKAGES = ("joulescale", "torch", "lightning", "polars", "nvidia-ml-py", "code
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunFacts:
-    """What is known of a run before it starts; fields as in `store.manifest.Manifest`."""
+    """What is known of a run before it starts; fields as in `store.manifest.Manifest`.
+
+    `carbon` may be written as a mapping, such as `{"country": "FRA", "pue": 1.2}`.
+
+    Raises:
+        UsageError: A factor of `carbon` does not exist or cannot be used.
+    """
 
     workload: str | None = None
     preset: str | None = None
@@ -63,8 +71,11 @@ class RunFacts:
     data: Mapping[str, Any] = field(default_factory=dict)
     params: int | None = None
     flops_formula: str | None = None
-    carbon: Mapping[str, Any] = field(default_factory=dict)
+    carbon: CarbonFactors | Mapping[str, Any] = field(default_factory=CarbonFactors)
     notes: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "carbon", CarbonFactors.of(self.carbon))
 
 
 class Session:
@@ -115,6 +126,7 @@ class Session:
             self.run_dir / f"attempt-{self._attempt}" / f"{socket.gethostname()}-{place.rank}-{os.getpid()}"
         )
         self._folder.mkdir(parents=True)
+        self._carbon = write_factors(self.run_dir, CarbonFactors.of(facts.carbon)) if place.rank == 0 else {}
         self._hardware, self._software = _hardware(self._probes), _software()
         self._writer = PartWriter(
             self._folder, on_flush=self._beat, on_error=self._disk_failed, on_lost=self._rows_lost
@@ -212,7 +224,7 @@ class Session:
             params=facts.params,
             world_size=self._place.world_size,
             flops_source=self.flops_source,
-            carbon=facts.carbon,
+            carbon=self._carbon,
             hardware=self._hardware,
             software=self._software,
             environment={key: os.environ[key] for key in KEPT_ENVIRONMENT if key in os.environ},

@@ -7,7 +7,7 @@ from typing import Any
 
 import polars as pl
 
-from profiler.metrics.carbon import CarbonFactors
+from profiler.carbon.factors import CarbonFactors
 from profiler.metrics.summary import summarize
 from profiler.store.runs import StoredRun
 

@@ -13,14 +13,12 @@ from typing import Any
 
 import polars as pl
 
-from profiler.metrics.carbon import CarbonFactors, carbon, factors_of
+from profiler.carbon.factors import CarbonFactors
+from profiler.metrics.carbon import Use, carbon, run_factors, use_of
 from profiler.metrics.devices import (
     DeviceCurve,
-    Total,
     Windows,
     device_curves,
-    fit_windows,
-    total,
     windows_on,
 )
 from profiler.metrics.efficiency import mfu_of
@@ -68,14 +66,15 @@ def scale_points(runs: Sequence[StoredRun], factors: CarbonFactors | None = None
 
 
 def _points_of(run: StoredRun, factors: CarbonFactors | None) -> list[dict[str, Any]]:
+    chosen, _ = run_factors(run, factors)
     leaders = [p for p in run.processes if p.facts.rank == 0]
     curves = device_curves(run.processes)
     budgets = [
         (p, json.loads(note)) for p in leaders for note in p.marks.filter(pl.col("kind") == "budget")["note"]
     ]
     if budgets:
-        return [_branch_point(run, process, note, curves, factors) for process, note in budgets]
-    return [_whole_run_point(run, curves, factors)] if any(len(p.steps) for p in leaders) else []
+        return [_branch_point(run, process, note, curves, chosen) for process, note in budgets]
+    return [_whole_run_point(run, curves, chosen)] if any(len(p.steps) for p in leaders) else []
 
 
 def _branch_point(
@@ -83,10 +82,10 @@ def _branch_point(
     process: StoredProcess,
     note: Mapping[str, Any],
     curves: Sequence[DeviceCurve],
-    factors: CarbonFactors | None,
+    factors: CarbonFactors,
 ) -> dict[str, Any]:
     windows: Windows = [(float(start), float(end)) for start, end in note["windows"]]
-    energy, source = _energy(curves, process, windows)
+    use = use_of(curves, windows_on(windows, process))
     duration_s = sum(end - start for start, end in windows)
     point = {
         "params": note["params"],
@@ -98,14 +97,12 @@ def _branch_point(
         "duration_s": duration_s,
         "flops_per_s": _ratio(note.get("model_flops"), duration_s),
     }
-    return _complete(run, point, energy, source, factors)
+    return _complete(run, point, use, factors)
 
 
-def _whole_run_point(
-    run: StoredRun, curves: Sequence[DeviceCurve], factors: CarbonFactors | None
-) -> dict[str, Any]:
+def _whole_run_point(run: StoredRun, curves: Sequence[DeviceCurve], factors: CarbonFactors) -> dict[str, Any]:
     summary = summarize(run, factors)
-    energy, source = _energy_of(curves, fit_windows)
+    use = use_of(curves)
     point = {
         "params": summary["params"],
         "budget_tokens": summary["tokens"],
@@ -116,32 +113,18 @@ def _whole_run_point(
         "duration_s": summary["duration_s"],
         "flops_per_s": summary["efficiency"]["flops_per_s"],
     }
-    return _complete(run, point, energy, source, factors)
-
-
-def _energy(
-    curves: Sequence[DeviceCurve], process: StoredProcess, windows: Windows
-) -> tuple[Total | None, str | None]:
-    return _energy_of(curves, windows_on(windows, process))
-
-
-def _energy_of(curves: Sequence[DeviceCurve], windows: Any) -> tuple[Total | None, str | None]:
-    """Measured, if any sensor measured; else the estimate. Never both together."""
-    estimated = all(c.estimated for c in curves)
-    found = total(curves, windows, estimated=estimated)
-    return found, None if found is None else "estimated" if estimated else "measured"
+    return _complete(run, point, use, factors)
 
 
 def _complete(
     run: StoredRun,
     point: dict[str, Any],
-    energy: Total | None,
-    source: str | None,
-    factors: CarbonFactors | None,
+    use: Use,
+    factors: CarbonFactors,
 ) -> dict[str, Any]:
     manifest = run.manifest
-    energy_j, bar = (energy.energy_j, energy.plus_minus_j) if energy else (None, None)
-    emissions = carbon(factors_of(manifest.carbon, factors), energy_j, bar)
+    energy_j, bar = use.energy_j, use.plus_minus_j
+    emissions, _ = carbon(factors, use)
     per_token, per_joule = _ratio(energy_j, point["tokens"]), _ratio(point["tokens"], energy_j)
     share = _ratio(bar, energy_j)
     return {
@@ -152,7 +135,7 @@ def _complete(
         "seed": manifest.seed,
         "energy_j": energy_j,
         "energy_plus_minus_j": bar,
-        "energy_source": source,
+        "energy_source": use.source,
         "energy_per_token_j": per_token,
         "energy_per_token_plus_minus_j": _product(per_token, share),
         "tokens_per_j": per_joule,

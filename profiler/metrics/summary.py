@@ -8,10 +8,13 @@ from typing import Any
 
 import polars as pl
 
+from profiler.carbon.factors import CarbonFactors
 from profiler.metrics.attribution import phase_shares
-from profiler.metrics.carbon import CarbonFactors, carbon, factors_of
+from profiler.metrics.carbon import MADE_OF as CARBON_MADE_OF
+from profiler.metrics.carbon import Use, carbon, run_factors
 from profiler.metrics.devices import DeviceCurve, Total, device_curves, fit_windows, total
 from profiler.metrics.efficiency import efficiency, step_totals, throughput
+from profiler.metrics.second_opinion import second_opinions
 from profiler.metrics.throttling import throttling
 from profiler.metrics.verdict import TOO_SHORT, verdict
 from profiler.store.runs import StoredProcess, StoredRun
@@ -28,10 +31,6 @@ _WHY_NULL: Mapping[str, str] = {
     "memory.peak_allocated_bytes": "the training ran on the CPU, which has no allocator statistics",
     "memory.peak_reserved_bytes": "the training ran on the CPU, which has no allocator statistics",
     "memory.peak_host_rss_bytes": "no step was long enough ago to be sampled",
-    "carbon.carbon_intensity_g_per_kwh": "no country is assumed: give --country or --carbon-intensity",
-    "carbon.embodied_g": "embodied carbon needs the device's footprint and lifetime, which are not known",
-    "carbon.water_l": "water needs the facility's WUE, which is not known",
-    "carbon.cost": "cost needs a price of energy, which is not known",
     "verdict": TOO_SHORT,
     "phenomenon": "this workload shows no phenomenon of its own",
 }
@@ -48,11 +47,7 @@ _MADE_OF: Mapping[str, tuple[str, ...]] = {
     "efficiency.mfu": ("efficiency.model_flops", "efficiency.peak_flops_per_s"),
     "efficiency.tokens_per_j": ("tokens", _HEADLINE),
     "efficiency.energy_per_token_j": ("tokens", _HEADLINE),
-    "carbon.carbon_intensity_source": ("carbon.carbon_intensity_g_per_kwh",),
-    "carbon.facility_energy_kwh": (_HEADLINE,),
-    "carbon.emissions_g": (_HEADLINE, "carbon.carbon_intensity_g_per_kwh"),
-    "carbon.emissions_low_g": (_HEADLINE, "carbon.carbon_intensity_g_per_kwh"),
-    "carbon.emissions_high_g": (_HEADLINE, "carbon.carbon_intensity_g_per_kwh"),
+    **CARBON_MADE_OF,
 }
 """What a key is made of: it is null for the reason of the first of these that is null."""
 
@@ -89,6 +84,17 @@ def summarize(run: StoredRun, factors: CarbonFactors | None = None) -> dict[str,
     totals = step_totals(processes)
     headline_j, headline_bar = energy[f"{energy['headline']}_j"], energy[f"{energy['headline']}_plus_minus_j"]
     efficient, notes = efficiency(run.manifest, totals, headline_j)
+    chosen, bad_factors = run_factors(run, factors)
+    use = Use(
+        energy_j=headline_j,
+        plus_minus_j=headline_bar,
+        curves=curves,
+        estimated=energy["headline"] == "estimated",
+        tokens=totals.tokens,
+        samples=totals.samples,
+    )
+    emitted, carbon_notes = carbon(chosen, use)
+    notes |= carbon_notes | bad_factors
     summary: dict[str, Any] = {
         "run_id": run.run_id,
         "workload": run.manifest.workload,
@@ -108,7 +114,8 @@ def summarize(run: StoredRun, factors: CarbonFactors | None = None) -> dict[str,
         "efficiency": efficient,
         "memory": _memory(processes),
         "throttling": throttling(processes),
-        "carbon": carbon(factors_of(run.manifest.carbon, factors), headline_j, headline_bar),
+        "carbon": emitted,
+        "second_opinions": second_opinions(processes, curves, chosen),
         "phenomenon": None,
     }
     summary["verdict"] = verdict(run, summary)

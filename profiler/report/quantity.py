@@ -8,7 +8,23 @@ from __future__ import annotations
 import math
 
 SI_UNITS = frozenset(
-    {"J", "W", "FLOP", "FLOP/s", "J/token", "J/sample", "J/FLOP", "FLOP/J", "g", "Hz", "Wh", "L"}
+    {
+        "J",
+        "W",
+        "FLOP",
+        "FLOP/s",
+        "J/token",
+        "J/sample",
+        "J/FLOP",
+        "FLOP/J",
+        "g",
+        "g/token",
+        "g/sample",
+        "g/run",
+        "Hz",
+        "Wh",
+        "L",
+    }
 )
 """Units that take a prefix: 1234 J is 1.23 kJ."""
 

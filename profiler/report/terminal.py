@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from profiler.metrics.summary import summarize
+from profiler.report.carbon_rows import carbon_rows, second_opinion_rows
 from profiler.report.quantity import format_quantity
 from profiler.store.manifest import read_manifest
 from profiler.store.runs import StoredRun
@@ -121,7 +122,8 @@ def _facts(summary: Mapping[str, Any]) -> RenderableType:
         "peak memory, host": format_quantity(summary["memory"]["peak_host_rss_bytes"], "B"),
         "peak memory, GPU": format_quantity(summary["memory"]["peak_reserved_bytes"], "B"),
         "clocks held back": _throttling(summary["throttling"]),
-        "emissions": _marked(carbon["emissions_g"], "g", energy["headline"]),
+        **carbon_rows(carbon, energy["headline"]),
+        **second_opinion_rows(summary["second_opinions"]),
     }
     table = Table.grid(padding=(0, 2))
     for name, value in rows.items():

@@ -39,7 +39,7 @@ class Manifest:
         peak_source: datasheet, measured or given.
         peak_bytes_per_s: Memory bandwidth of all devices of the run together; None if unknown.
         peak_bytes_source: Likewise datasheet, measured or given.
-        carbon: `country`, `intensity_g_per_kwh`, `pue` chosen for this run; used unless a reader says otherwise.
+        carbon: The `CarbonFactors` given for this run; used unless a reader says otherwise. `series` names a file.
         notes: Why something is unknown, or what must be known to read a number: key to sentence.
     """
 
