@@ -244,7 +244,7 @@ WRONG = [
     ("sweep lm --grid d_model=", "The grid gives 'd_model' no value, so it has no points."),
     ("sweep lm --grid d_model", "'d_model' is no part of a grid. Write it as in --grid 'd_model=32,64,128'."),
     ("sweep lm --grid width=16", "There is no setting named 'width'."),
-    ("sweep lm --seeds one", "--seeds 'one' is no list of whole numbers of at least 0."),
+    ("sweep lm --seeds one", "--seeds 'one' is no list of whole numbers from 0 to 4294967295."),
     ("sweep lm --preset smoke --runs-dir file", "The runs folder 'file' is a file."),
     ("list", "There is no runs folder 'runs'."),
     ("list --runs-dir foreign", "The folder 'foreign' holds other things and no joulescale runs"),
