@@ -7,18 +7,17 @@ from this process tree's CPU time. A processor that is measured is never estimat
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 from profiler.errors import InvalidValueError, SensorError
+from profiler.measure.aside import aside
 from profiler.measure.ranks import GpuChoice, Place, TorchUuid, order_note, select_gpus, visible_uuids
 from profiler.measure.sensors.base import Probe
-from profiler.measure.sensors.cpu_time import CpuGauge, CpuTimeEnergy
+from profiler.measure.sensors.cpu_time import CpuGauge, CpuTimeEnergy, ProcessTreeTime, descendants_time
 from profiler.measure.sensors.nvml import GpuProbes, list_gpus, open_gpus
 from profiler.measure.sensors.rapl import POWERCAP, open_rapl
 
@@ -52,11 +51,20 @@ class GpuWish:
     torch_uuid: TorchUuid | None = None
 
 
-def open_probes(place: Place, wish: GpuWish, *, rapl_root: Path = POWERCAP) -> OpenProbes:
-    """Open the sensors of the wished GPUs and of the processor; never raises for one that is missing."""
+def open_probes(
+    place: Place, wish: GpuWish, *, rapl_root: Path = POWERCAP, of_children: bool = False
+) -> OpenProbes:
+    """Open the sensors of the wished GPUs and of the processor; never raises for one that is missing.
+
+    Args:
+        place: Which process this is.
+        wish: Which GPUs.
+        rapl_root: The powercap folder.
+        of_children: What is measured is what this process started, not itself.
+    """
     with ExitStack() as opened:
         gpus, notes = _open_gpus(place, wish, opened)
-        cpus = _open_cpus(place, rapl_root, notes)
+        cpus = _open_cpus(place, rapl_root, notes, of_children=of_children)
         return OpenProbes(probes=(*gpus, *cpus), notes=notes, close=opened.pop_all().close)
 
 
@@ -83,17 +91,8 @@ def within(seconds: float, who: str, call: Callable[[], T]) -> T:
     Raises:
         SensorError: It took longer; the thread that waits for it is left behind.
     """
-    outcome: Future[T] = Future()
-
-    def work() -> None:
-        try:
-            outcome.set_result(call())
-        except BaseException as error:  # noqa: BLE001 - handed to the caller as it is
-            outcome.set_exception(error)
-
-    threading.Thread(target=work, daemon=True).start()
     try:
-        return outcome.result(timeout=seconds)
+        return aside(call).result(timeout=seconds)
     except TimeoutError:
         raise SensorError(
             f"{who} did not answer within {seconds:g} s, so it is not asked again in this run."
@@ -117,12 +116,15 @@ def _wished_uuids(place: Place, wish: GpuWish) -> tuple[tuple[str, ...], str | N
     return chosen, order_note(os.environ, [gpu.name for gpu in gpus])
 
 
-def _open_cpus(place: Place, rapl_root: Path, notes: dict[str, str]) -> tuple[Probe, ...]:
-    gauge = CpuGauge()
+def _open_cpus(
+    place: Place, rapl_root: Path, notes: dict[str, str], *, of_children: bool
+) -> tuple[Probe, ...]:
+    gauge = CpuGauge(own_memory=not of_children)
     counters, reasons = open_rapl(rapl_root)
     if not any(counter.meter.component == "cpu" for counter in counters):
         notes["cpu"] = " ".join([*reasons, "The processor's energy is estimated from CPU time instead."])
-        return (Probe(counter=CpuTimeEnergy(), gauge=gauge),)
+        tree = descendants_time() if of_children else ProcessTreeTime()
+        return (Probe(counter=CpuTimeEnergy(tree=tree), gauge=gauge),)
     if place.local_rank > 0:
         notes["cpu"] = "the node's processors are measured by local rank 0"
         return ()
