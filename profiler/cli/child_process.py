@@ -69,9 +69,9 @@ class Ending:
 
 def asked_to_end() -> Ending | None:
     """How a command ends that was told to before there was a child to be told; None if it was not."""
-    waiting = signal.sigpending()
-    ends = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
-    return next((_killed_by(number) for number in ends if number in waiting), None)
+    ends = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT} & signal.sigpending()
+    heeded = sorted(number for number in ends if signal.getsignal(number) != signal.SIG_IGN)
+    return _killed_by(heeded[0]) if heeded else None
 
 
 def _killed_by(number: int) -> Ending:

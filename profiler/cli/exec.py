@@ -10,6 +10,7 @@ import shlex
 import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import wait as wait_for
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, final
@@ -35,8 +36,11 @@ from profiler.store.folder import check_run_name
 if TYPE_CHECKING:
     from profiler.measure.command import CommandRecording
 
-GRACE_S = 1.0
-"""Seconds that the command waits for its sensors: opening them takes less, unless something hangs."""
+GRACE_S = 2.0
+"""Seconds that the command waits for its sensors: opening them takes a quarter of that, unless something hangs."""
+
+LAST_CHANCE_S = 0.5
+"""Seconds for sensors that are still being opened when the command ends."""
 
 
 def exec_command(
@@ -65,9 +69,7 @@ def exec_command(
     carbon_factors(country, carbon_intensity, pue)
     if name is not None:
         check_run_name(name)
-        with suppress(
-            OSError
-        ):  # a folder that cannot be looked into is a matter of recording, not of running
+        with suppress(OSError):  # a folder that we may not look into costs the record, not the command
             refuse_taken(runs_dir, name)
     carbon = {"country": country, "intensity_g_per_kwh": carbon_intensity, "pue": pue}
     try:
@@ -109,35 +111,27 @@ class _Recording:
 
     def wait(self) -> None:
         """Give it a moment to open, and say so if it fails; what takes longer goes on beside the command."""
-        with suppress(TimeoutError):
-            self._guarded(lambda: self._opening.result(timeout=GRACE_S))
+        wait_for([self._opening], timeout=GRACE_S)
+        if self._opening.done() and (error := self._opening.exception()):
+            self._fail(error)
 
     def store(self, start_s: float, end_s: float, ending: Ending) -> None:
         """Store the run of a command that lived from `start_s` to `end_s` by `time.monotonic`."""
         try:
-            self._guarded(lambda: self._store(start_s, end_s, ending))
-        except TimeoutError:
-            self._fail(f"the sensors were not open {GRACE_S:g} s after the command had ended")
+            recording = self._opening.result(timeout=LAST_CHANCE_S)
+            recording.close(start_s, end_s, status=ending.status, signal=ending.signal)
+            self.run_dir = recording.run_dir
+        except Exception as error:  # noqa: BLE001 - the command's status is told whatever of ours fails
+            self._fail(error)
 
-    def _store(self, start_s: float, end_s: float, ending: Ending) -> None:
-        recording = self._opening.result(timeout=GRACE_S)
-        recording.close(start_s, end_s, status=ending.status, signal=ending.signal)
-        self.run_dir = recording.run_dir
-
-    def _guarded(self, call: Callable[[], object]) -> None:
-        try:
-            call()
-        except TimeoutError:
-            raise
-        except JoulescaleError as error:
-            self._fail(str(error))
-        except Exception as error:  # noqa: BLE001 - the command runs whatever of ours fails
-            self._fail(f"{type(error).__name__}: {error}")
-
-    def _fail(self, reason: str) -> None:
-        if not self._failed:
-            _say(f"{reason.rstrip('.')}. The command is not recorded; it runs all the same.")
+    def _fail(self, error: BaseException) -> None:
+        if self._failed:
+            return
         self._failed = True
+        reason = str(error) if isinstance(error, JoulescaleError) else f"{type(error).__name__}: {error}"
+        if not self._opening.done():
+            reason = "The sensors were still not open when the command had ended"
+        _say(f"{reason.rstrip('.')}. The command goes unrecorded.")
 
 
 def _run(command: Sequence[str], mask: set[signal.Signals]) -> Ending:
