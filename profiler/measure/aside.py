@@ -7,7 +7,12 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TypeVar
 
+from profiler.errors import SensorError
+
 T = TypeVar("T")
+
+OPENING_S = 5.0
+"""Finding and opening the devices of a node takes a fraction of this."""
 
 
 def aside(call: Callable[[], T]) -> Future[T]:
@@ -22,3 +27,17 @@ def aside(call: Callable[[], T]) -> Future[T]:
 
     threading.Thread(target=work, daemon=True).start()
     return outcome
+
+
+def within(seconds: float, who: str, call: Callable[[], T]) -> T:
+    """What `call` returns or raises, if it does so in time; a driver that never returns must not hold the training.
+
+    Raises:
+        SensorError: It took longer; the thread that waits for it is left behind.
+    """
+    try:
+        return aside(call).result(timeout=seconds)
+    except TimeoutError:
+        raise SensorError(
+            f"{who} did not answer within {seconds:g} s, so it is not asked again in this run."
+        ) from None
