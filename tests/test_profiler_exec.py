@@ -398,3 +398,22 @@ def test_a_recording_loads_no_torch() -> None:
     code = "import profiler.measure.command, sys; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert not {"torch", "lightning", "codecarbon"} & set(done.stdout.split())
+
+
+def test_being_told_to_end_before_the_command_started() -> None:
+    """What was sent then reached no command, so none is started; what is ignored (nohup) does not count."""
+    code = """
+        import os, signal, sys
+        from profiler.cli.child_process import asked_to_end, take_signals
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        take_signals()
+        for name in ("SIGHUP", "SIGUSR1"):
+            os.kill(os.getpid(), getattr(signal, name))
+        assert asked_to_end() is None
+        os.kill(os.getpid(), signal.SIGINT)
+        print(asked_to_end())
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "Ending(status=130, signal=2)\n"
