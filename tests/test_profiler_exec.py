@@ -366,9 +366,10 @@ def test_gpus_that_are_visible_are_measured(exec_: Exec, nvml_library: Path) -> 
 
 def test_the_command_does_not_wait_for_a_slow_driver(exec_: Exec, nvml_library: Path) -> None:
     """It starts while the sensors are still being opened, and is recorded from then on; the rest is a gap."""
-    slow = "gpu GPU-aaaa NVIDIA H100 80GB HBM3\npower 0 0 400\nhang nvmlInit 1.6\n"
+    slow = "gpu GPU-aaaa NVIDIA H100 80GB HBM3\npower 0 0 400\nhang nvmlDeviceGetCount_v2 2.3\n"
     nvml(exec_, nvml_library, slow, CUDA_VISIBLE_DEVICES="0")
-    done = exec_.run("sleep", "2.5")
+    recording = "runs/*/attempt-1/*/process.json"
+    done = exec_.run("sh", "-c", f"while ! ls {recording} 2> /dev/null; do sleep 0.05; done; sleep 1")
     assert done.returncode == 0, done.stderr
     run = exec_.recorded
     assert run.manifest.notes["start"].startswith("the sensors were open ")

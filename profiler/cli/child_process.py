@@ -70,7 +70,7 @@ class Ending:
 def asked_to_end() -> Ending | None:
     """How a command ends that was told to before there was a child to be told; None if it was not."""
     ends = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT} & signal.sigpending()
-    heeded = sorted(number for number in ends if signal.getsignal(number) != signal.SIG_IGN)
+    heeded = sorted(int(number) for number in ends if signal.getsignal(number) != signal.SIG_IGN)
     return _killed_by(heeded[0]) if heeded else None
 
 
@@ -89,11 +89,10 @@ def take_signals() -> set[signal.Signals]:
     return {signal.Signals(number) for number in before}
 
 
-def adopt_orphans() -> bool:
-    """Ask to be given the descendants whose parents end, so that their CPU time is not lost; whether that worked."""
-    if not sys.platform.startswith("linux"):
-        return False
-    return bool(ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0)
+def adopt_orphans() -> None:
+    """Ask to be given the descendants whose parents end, so that their CPU time is not lost. Linux only."""
+    if sys.platform.startswith("linux"):
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 def check_program(program: str) -> None:
