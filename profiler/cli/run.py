@@ -53,7 +53,7 @@ def run(
     found.check(chosen)
     found.identity(chosen)  # refuses data that cannot be used, before anything is written
     if name is not None:
-        _refuse_taken(runs_dir, check_run_name(name))
+        refuse_taken(runs_dir, check_run_name(name))
     request = RunRequest(
         runs_dir=writable_runs_dir(runs_dir),
         workload=workload,
@@ -85,7 +85,12 @@ def run(
         typer.echo(f"stored in {run_dir}")
 
 
-def _refuse_taken(runs_dir: Path, name: str) -> None:
+def refuse_taken(runs_dir: Path, name: str) -> None:
+    """Check that no run has that name yet.
+
+    Raises:
+        InvalidValueError: One has.
+    """
     if (runs_dir / name).exists():
         raise InvalidValueError(
             f"There is a run named {name!r} in {runs_dir} already, and two trainings in one would be neither."

@@ -72,7 +72,7 @@ def gpu_wish(choice: GpuChoice, device: torch.device) -> GpuWish:
     if device.type != "cuda":
         return GpuWish(choice=choice)
     index = torch.cuda.current_device() if device.index is None else device.index
-    return GpuWish(choice=choice, used=(index,), torch_uuid=_torch_uuid)
+    return GpuWish(choice=choice, used=(index,), torch_uuid=_torch_uuid, hip=torch.version.hip is not None)
 
 
 class SlowMemory:

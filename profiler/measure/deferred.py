@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 
 class Scalar(Protocol):
@@ -38,6 +39,8 @@ class FromGpu:
     """A scalar copied from a CUDA tensor into pinned memory on its own stream's order; never synchronises."""
 
     def __init__(self, tensor: torch.Tensor) -> None:
+        import torch  # a recorder without steps (exec) never loads it
+
         self._host = torch.empty((), dtype=torch.float32, pin_memory=True)
         self._host.copy_(tensor, non_blocking=True)
         self._copied = torch.cuda.Event()
@@ -58,10 +61,14 @@ def scalar_of(value: object) -> Scalar | None:
     Args:
         value: A Python number or a tensor with one element, on any device.
     """
+    if isinstance(value, int | float):
+        return Now(float(value))
+    import torch
+
     if isinstance(value, torch.Tensor):
         if value.numel() != 1 or value.is_complex():
             return None
         if value.is_cuda:
             return FromGpu(value.detach().reshape(()))
         return Now(value.item()) if value.device.type == "cpu" else None
-    return Now(float(value)) if isinstance(value, int | float) else None
+    return None

@@ -7,25 +7,21 @@ from this process tree's CPU time. A processor that is measured is never estimat
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 from profiler.errors import InvalidValueError, SensorError
+from profiler.measure.aside import OPENING_S, within
+from profiler.measure.optional_probes import open_optional
 from profiler.measure.ranks import GpuChoice, Place, TorchUuid, order_note, select_gpus, visible_uuids
+from profiler.measure.sensors.amd_device import visible_amd
 from profiler.measure.sensors.base import Probe
-from profiler.measure.sensors.cpu_time import CpuGauge, CpuTimeEnergy
+from profiler.measure.sensors.cpu_time import CpuGauge, CpuTimeEnergy, ProcessTreeTime, descendants_time
 from profiler.measure.sensors.nvml import GpuProbes, list_gpus, open_gpus
 from profiler.measure.sensors.rapl import POWERCAP, open_rapl
-
-T = TypeVar("T")
-
-OPENING_S = 5.0
-"""Finding and opening the GPUs of a node takes a fraction of this."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,19 +41,33 @@ class GpuWish:
         choice: `"auto"`, `"visible"`, or positions and UUIDs.
         used: PyTorch's indices of the devices that this process trains on.
         torch_uuid: PyTorch's word on an index.
+        hip: Whether the indices are HIP's, so that AMD GPUs are meant; otherwise NVIDIA's are.
     """
 
     choice: GpuChoice = "auto"
     used: Sequence[int] = ()
     torch_uuid: TorchUuid | None = None
+    hip: bool = False
 
 
-def open_probes(place: Place, wish: GpuWish, *, rapl_root: Path = POWERCAP) -> OpenProbes:
-    """Open the sensors of the wished GPUs and of the processor; never raises for one that is missing."""
+def open_probes(
+    place: Place, wish: GpuWish, *, rapl_root: Path = POWERCAP, of_children: bool = False
+) -> OpenProbes:
+    """Open the sensors of the wished GPUs and of the processor; never raises for one that is missing.
+
+    Args:
+        place: Which process this is.
+        wish: Which GPUs.
+        rapl_root: The powercap folder.
+        of_children: What is measured is what this process started, not itself.
+    """
     with ExitStack() as opened:
-        gpus, notes = _open_gpus(place, wish, opened)
-        cpus = _open_cpus(place, rapl_root, notes)
-        return OpenProbes(probes=(*gpus, *cpus), notes=notes, close=opened.pop_all().close)
+        gpus, notes = (
+            _open_gpus(place, wish, opened) if wish.choice == "visible" or not wish.hip else ((), {})
+        )
+        others = _open_others(place, wish, opened, notes)
+        cpus = _open_cpus(place, rapl_root, others, notes, of_children=of_children)
+        return OpenProbes(probes=(*gpus, *others, *cpus), notes=notes, close=opened.pop_all().close)
 
 
 def _open_gpus(place: Place, wish: GpuWish, opened: ExitStack) -> tuple[tuple[Probe, ...], dict[str, str]]:
@@ -72,32 +82,24 @@ def _open_gpus(place: Place, wish: GpuWish, opened: ExitStack) -> tuple[tuple[Pr
     return gpus.probes, notes | ({"gpu order": order} if order and uuids else {})
 
 
+def _open_others(place: Place, wish: GpuWish, opened: ExitStack, notes: dict[str, str]) -> tuple[Probe, ...]:
+    """What optional libraries give. A node's devices are local rank 0's to measure, as NVIDIA's are."""
+    is_first = place.local_rank == 0
+    amd = is_first if wish.choice == "visible" else wish.hip
+    choose = partial(_choose_amd, wish) if amd else None
+    return open_optional(opened, notes, choose_amd=choose, apple=is_first)
+
+
+def _choose_amd(wish: GpuWish, uuids: Sequence[str]) -> tuple[str, ...]:
+    visible = visible_amd(os.environ, uuids)
+    return select_gpus(
+        wish.choice, visible=visible, all_uuids=uuids, used=wish.used, torch_uuid=wish.torch_uuid
+    )
+
+
 def _find_and_open(place: Place, wish: GpuWish) -> tuple[tuple[str, ...], str | None, GpuProbes]:
     uuids, order = _wished_uuids(place, wish)
     return uuids, order, open_gpus(uuids)
-
-
-def within(seconds: float, who: str, call: Callable[[], T]) -> T:
-    """What `call` returns or raises, if it does so in time; a driver that never returns must not hold the training.
-
-    Raises:
-        SensorError: It took longer; the thread that waits for it is left behind.
-    """
-    outcome: Future[T] = Future()
-
-    def work() -> None:
-        try:
-            outcome.set_result(call())
-        except BaseException as error:  # noqa: BLE001 - handed to the caller as it is
-            outcome.set_exception(error)
-
-    threading.Thread(target=work, daemon=True).start()
-    try:
-        return outcome.result(timeout=seconds)
-    except TimeoutError:
-        raise SensorError(
-            f"{who} did not answer within {seconds:g} s, so it is not asked again in this run."
-        ) from None
 
 
 def _wished_uuids(place: Place, wish: GpuWish) -> tuple[tuple[str, ...], str | None]:
@@ -117,12 +119,17 @@ def _wished_uuids(place: Place, wish: GpuWish) -> tuple[tuple[str, ...], str | N
     return chosen, order_note(os.environ, [gpu.name for gpu in gpus])
 
 
-def _open_cpus(place: Place, rapl_root: Path, notes: dict[str, str]) -> tuple[Probe, ...]:
-    gauge = CpuGauge()
+def _open_cpus(
+    place: Place, rapl_root: Path, others: Sequence[Probe], notes: dict[str, str], *, of_children: bool
+) -> tuple[Probe, ...]:
+    gauge = CpuGauge(own_memory=not of_children)
+    if any(probe.counter.meter.component == "cpu" for probe in others):
+        return ()
     counters, reasons = open_rapl(rapl_root)
     if not any(counter.meter.component == "cpu" for counter in counters):
         notes["cpu"] = " ".join([*reasons, "The processor's energy is estimated from CPU time instead."])
-        return (Probe(counter=CpuTimeEnergy(), gauge=gauge),)
+        tree = descendants_time() if of_children else ProcessTreeTime()
+        return (Probe(counter=CpuTimeEnergy(tree=tree), gauge=gauge),)
     if place.local_rank > 0:
         notes["cpu"] = "the node's processors are measured by local rank 0"
         return ()

@@ -16,13 +16,12 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
 
 from profiler.carbon.factors import CarbonFactors
 from profiler.measure.guard import Guard
-from profiler.measure.peak import Peak
 from profiler.measure.ranks import Place
 from profiler.measure.recorder import Recorder
 from profiler.measure.sampler import SAMPLING_PERIOD_S, Sampler
@@ -32,6 +31,9 @@ from profiler.store.factors import write_factors
 from profiler.store.folder import check_run_name, new_run_id, writable_runs_dir
 from profiler.store.manifest import MANIFEST_NAME, PROCESS_NAME, Manifest, ProcessFile, write_json
 from profiler.store.writer import PartWriter
+
+if TYPE_CHECKING:
+    from profiler.measure.peak import Peak
 
 KEPT_ENVIRONMENT = (
     "CUDA_VISIBLE_DEVICES",

@@ -64,6 +64,9 @@ _OF_STEPS = (
     "throughput.step_s_p50",
     "throughput.step_s_p95",
     "efficiency.model_flops",
+    "memory.peak_allocated_bytes",
+    "memory.peak_reserved_bytes",
+    "memory.peak_host_rss_bytes",
 )
 
 
@@ -221,7 +224,7 @@ def _reason(key: str, stored: Mapping[str, str], summary: Mapping[str, Any], nul
     if missing is not None:
         return _reason(missing, stored, summary, nulls)
     if key in _OF_STEPS and not summary["steps"]:
-        return "no training step was recorded"
+        return stored.get("steps", "no training step was recorded")
     if key == headline and summary["energy"]["components"]:
         return "the energy of a device is unknown, and a sum with a hole is no sum"
     return stored.get(_STORED_AS.get(key, key)) or _WHY_NULL.get(key) or "not recorded"

@@ -109,7 +109,7 @@ def _facts(summary: Mapping[str, Any]) -> RenderableType:
     rate = ("tokens_per_s", "tokens/s") if tokens is not None else ("samples_per_s", "samples/s")
     rows = {
         "run": f"{summary['run_id']} ({summary['status']})",
-        "steps": f"{summary['steps']} in {format_quantity(summary['duration_s'], 's')}",
+        "steps": f"{summary['steps'] or 'none seen'} in {format_quantity(summary['duration_s'], 's')}",
         "work": format_quantity(tokens, "tokens")
         if tokens is not None
         else format_quantity(summary["samples"], "samples"),

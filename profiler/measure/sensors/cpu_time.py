@@ -1,7 +1,7 @@
 """The energy of a processor without an energy sensor, estimated from CPU time.
 
 CPU time is a counter too: exact in any window, blind to noisy neighbours, and it needs no polling. The
-estimate is `CPU seconds of this process tree x watts of one hardware thread`. Errors up to 40 % against wall meters
+estimate is `CPU seconds of a process tree x watts of one hardware thread`. Errors up to 40 % against wall meters
 were found for such models (arXiv 2509.22092), so every number made here is labelled `estimated` and carries that bar.
 
 Not counted: memory, disks, fans, power supply losses, and what the machine draws when idle.
@@ -13,6 +13,7 @@ import os
 import resource
 import threading
 import time
+from collections.abc import Callable
 
 import psutil
 
@@ -28,36 +29,55 @@ MIN_UTILIZATION_WINDOW_S = 0.05
 
 
 class ProcessTreeTime:
-    """CPU seconds of this process and its descendants, living or reaped, since the process began."""
+    """CPU seconds of this process and its descendants, living or reaped, since the process began.
 
-    def __init__(self) -> None:
+    Not counted: descendants whose parent ignores SIGCHLD, which the kernel forgets as they end; and those that were
+    handed to another process's care (a daemon's), unless this process has asked for such orphans.
+
+    Args:
+        own: Whether this process's own seconds count.
+        counts: Whether a living descendant is one of ours.
+    """
+
+    def __init__(self, *, own: bool = True, counts: Callable[[psutil.Process], bool] | None = None) -> None:
+        self._own = own
+        self._counts = counts or _is_of_this_rank
         self._process = psutil.Process()
-        self._children: list[psutil.Process] = []
+        self._living: list[psutil.Process] = []
         self._refreshed_s = -CHILDREN_REFRESH_S
         self._most_s = 0.0
 
     def read(self) -> float:
-        """CPU seconds; never falls, even while a child passes from living to reaped."""
-        own = time.process_time()
+        """CPU seconds; never falls, even while a child passes from living to reaped.
+
+        Ancestors are read before their descendants: whoever is reaped in between is missed for a moment, never
+        counted twice.
+        """
+        own = time.process_time() if self._own else 0.0
         reaped = resource.getrusage(resource.RUSAGE_CHILDREN)
-        total = own + reaped.ru_utime + reaped.ru_stime + sum(map(_cpu_seconds, self._living_children()))
+        total = own + reaped.ru_utime + reaped.ru_stime + sum(map(_cpu_seconds, self._living_descendants()))
         self._most_s = max(self._most_s, total)
         return self._most_s
 
-    def _living_children(self) -> list[psutil.Process]:
+    def _living_descendants(self) -> list[psutil.Process]:
         now = time.monotonic()
         if now - self._refreshed_s >= CHILDREN_REFRESH_S:
-            self._children = [c for c in self._process.children(recursive=True) if _is_of_this_rank(c)]
+            self._living = [p for p in self._process.children(recursive=True) if self._counts(p)]
             self._refreshed_s = now
-        return self._children
+        return self._living
+
+
+def descendants_time() -> ProcessTreeTime:
+    """CPU seconds of all descendants of this process, whatever rank they are of, and not its own."""
+    return ProcessTreeTime(own=False, counts=lambda _: True)
 
 
 class CpuTimeEnergy:
-    """Estimated joules of this process tree's CPU time."""
+    """Estimated joules of a process tree's CPU time: this process's own, if none is given."""
 
-    def __init__(self, power: CpuPower | None = None) -> None:
+    def __init__(self, power: CpuPower | None = None, tree: ProcessTreeTime | None = None) -> None:
         self._power = power or cpu_power()
-        self._time = ProcessTreeTime()
+        self._time = tree or ProcessTreeTime()
         self._lock = (
             threading.Lock()
         )  # read at the edges by the training's thread, between them by the sampler's
@@ -86,10 +106,14 @@ class CpuTimeEnergy:
 
 
 class CpuGauge:
-    """Utilization of the whole host's processors, and this process's resident memory."""
+    """Utilization of the whole host's processors, and this process's resident memory.
 
-    def __init__(self) -> None:
-        self._process = psutil.Process()
+    Args:
+        own_memory: False where this process's memory is not what is asked for; it is then None.
+    """
+
+    def __init__(self, *, own_memory: bool = True) -> None:
+        self._process = psutil.Process() if own_memory else None
         psutil.cpu_percent(interval=None)  # the first call only sets the mark that the next one measures from
         self._marked_s = time.monotonic()
 
@@ -98,9 +122,8 @@ class CpuGauge:
 
         The kernel counts busy time in ticks of 10 ms, so over less than five of them it is not known.
         """
-        return GaugeReading(
-            utilization=self._utilization(), memory_used_bytes=self._process.memory_info().rss
-        )
+        rss = self._process.memory_info().rss if self._process else None
+        return GaugeReading(utilization=self._utilization(), memory_used_bytes=rss)
 
     def _utilization(self) -> float | None:
         now = time.monotonic()
@@ -119,8 +142,9 @@ def _is_of_this_rank(child: psutil.Process) -> bool:
 
 
 def _cpu_seconds(process: psutil.Process) -> float:
+    """CPU seconds of a living process and of those children that it has reaped."""
     try:
         times = process.cpu_times()
     except psutil.Error:
-        return 0.0  # gone since the list was made: its time is in RUSAGE_CHILDREN once it was reaped
-    return float(times.user + times.system)
+        return 0.0  # gone since the list was made: its time is its parent's, and so ours, once it was reaped
+    return float(times.user + times.system + times.children_user + times.children_system)

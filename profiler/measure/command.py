@@ -1,0 +1,89 @@
+"""A command recorded from outside: all visible GPUs, the processors, and the CPU time of what it started.
+
+There are no steps to be seen from there: the run is one `fit` over the life of the command. Its arguments are not
+stored, only how many there were: they may hold secrets.
+"""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from profiler.measure.guard import Guard
+from profiler.measure.probes import GpuWish, open_probes
+from profiler.measure.ranks import Place
+from profiler.measure.session import RunFacts, Session
+
+_NO_STEPS = "no steps: exec sees the command from outside"
+
+
+class CommandRecording:
+    """Opens on construction: makes the run's folder, starts sampling.
+
+    Args:
+        runs_dir: The runs folder; made if need be.
+        command: The program and its arguments.
+        name: The run's name; None makes one.
+        carbon: As for `RunFacts`.
+
+    Raises:
+        RunsFolderError: The folder cannot be written to.
+    """
+
+    def __init__(
+        self, runs_dir: Path, command: Sequence[str], *, name: str | None, carbon: Mapping[str, Any]
+    ) -> None:
+        self._command = command
+        self._ending: dict[str, int | None] = {"exit_status": None, "signal": None}
+        self._probes = open_probes(
+            Place(rank=0, local_rank=0, world_size=1), GpuWish(choice="visible"), of_children=True
+        )
+        self._session = Session(
+            runs_dir,
+            RunFacts(
+                settings={"program": command[0], "arguments": len(command) - 1, "ending": self._ending},
+                carbon=carbon,
+                notes={"steps": _NO_STEPS, "mfu": _NO_STEPS, "command": self._told("running")},
+            ),
+            place=Place(rank=0, local_rank=0, world_size=1),
+            probes=self._probes.probes,
+            guard=Guard(),
+            name=name,
+        )
+        self._session.notes.update(self._probes.notes)
+
+    @property
+    def run_dir(self) -> Path:
+        """The run's folder."""
+        return self._session.run_dir
+
+    def close(self, start_s: float, end_s: float, *, status: int, signal: int | None) -> None:
+        """Store the run.
+
+        Args:
+            start_s: When the command started, by `time.monotonic`; sensors may have been opened later.
+            end_s: When it ended.
+            status: Its exit status.
+            signal: The signal that ended it, if one did: the run is then `interrupted`.
+        """
+        session = self._session
+        session.sample()
+        shift_s = session.now() - time.monotonic()
+        used = resource.getrusage(resource.RUSAGE_CHILDREN)
+        cpu_s = used.ru_utime + used.ru_stime
+        self._ending.update(exit_status=status, signal=signal)
+        session.notes["command"] = self._told(f"exit status {status}, {cpu_s:.3g} s of CPU time")
+        late_s = -(start_s + shift_s)
+        if late_s > 0.0:
+            session.notes["start"] = f"the sensors were open {late_s:.2g} s after the command had started"
+        note = {"exit_status": status, "signal": signal, "cpu_s": cpu_s}
+        session.recorder.mark("fit", start_s + shift_s, end_s + shift_s, note)
+        session.close("finished" if signal is None else "interrupted")
+        self._probes.close()
+
+    def _told(self, state: str) -> str:
+        arguments = len(self._command) - 1
+        return f"{self._command[0]} with {arguments} arguments (not stored: they may hold secrets), {state}"
