@@ -20,7 +20,7 @@ from profiler.carbon.factors import CarbonFactors
 from profiler.carbon.live import GreatBritain, live_source
 from profiler.carbon.series import IntensitySeries, have_spread
 from profiler.carbon.series_file import read_series
-from profiler.cli.carbon_options import ask_live
+from profiler.cli.carbon_live import ask_live
 from profiler.errors import InvalidValueError, UnknownNameError
 from profiler.metrics.summary import summarize
 from profiler.store.factors import replace_factors

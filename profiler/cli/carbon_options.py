@@ -13,18 +13,13 @@ from typing import Annotated, Any, get_type_hints
 import typer
 
 from profiler.carbon.factors import CarbonFactors
-from profiler.carbon.live import IntensitySource, live_source
-from profiler.carbon.series import IntensitySeries
 from profiler.carbon.series_file import read_series
-from profiler.errors import InvalidValueError
-from profiler.metrics.intensity import wall_spans
-from profiler.store.runs import StoredRun
 
-_PANEL = "Carbon, water, cost"
+PANEL = "Carbon, water, cost"
 
 
 def _option(*names: str, help: str, metavar: str | None = None) -> Any:
-    return typer.Option(*names, help=help, metavar=metavar, rich_help_panel=_PANEL)
+    return typer.Option(*names, help=help, metavar=metavar, rich_help_panel=PANEL)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,17 +93,6 @@ class CarbonOptions:
         ]
 
 
-CarbonLive = Annotated[
-    str | None,
-    _option(
-        "--carbon-live",
-        metavar="gb",
-        help="Ask a live source over the network for the intensity during the run: gb (Great Britain, no key)."
-        " Nothing is contacted without this option.",
-    ),
-]
-
-
 def with_carbon(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command all carbon options; it gets them as its argument `carbon`."""
     hints = get_type_hints(CarbonOptions, include_extras=True)
@@ -129,30 +113,3 @@ def with_carbon(command: Callable[..., None]) -> Callable[..., None]:
     with_options.__signature__ = inspect.Signature(shown)  # type: ignore[attr-defined]
     with_options.__annotations__ = {p.name: p.annotation for p in shown}
     return with_options
-
-
-def chosen_source(name: str | None, factors: CarbonFactors) -> IntensitySource | None:
-    """The live source of that name, not yet contacted; None if none is asked for.
-
-    Raises:
-        UsageError: There is none, or it would stand beside another intensity.
-    """
-    if name is None:
-        return None
-    source = live_source(name)
-    if factors.series is not None or factors.intensity_g_per_kwh is not None:
-        raise InvalidValueError(
-            f"--carbon-live {name} and an intensity of your own are both given, so it is not clear which counts."
-            " Leave one out."
-        )
-    return source
-
-
-def ask_live(source: IntensitySource, factors: CarbonFactors, run: StoredRun) -> CarbonFactors:
-    """The factors with the intensity that a source gives for the time of a run; without rows if it gives none."""
-    spans = wall_spans(run.processes)
-    if spans:
-        series = source.over(min(start for start, _ in spans), max(end for _, end in spans))
-    else:
-        series = IntensitySeries(rows=(), source="none", missing="nothing was recorded of the fit")
-    return dataclasses.replace(factors, series=series, intensity_kind="average")

@@ -9,14 +9,16 @@ from __future__ import annotations
 import shlex
 import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import wait as wait_for
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, final
+from typing import TYPE_CHECKING, Annotated, final
 
 import typer
 
+from profiler.carbon.factors import CarbonFactors
+from profiler.cli.carbon_options import CarbonOptions, with_carbon
 from profiler.cli.child_process import (
     CommandNotStarted,
     Ending,
@@ -27,8 +29,7 @@ from profiler.cli.child_process import (
     take_signals,
     wait,
 )
-from profiler.cli.options import CarbonIntensity, Country, Pue, RunsDir, carbon_factors
-from profiler.cli.run import refuse_taken
+from profiler.cli.options import RunsDir, refuse_taken
 from profiler.errors import JoulescaleError, UsageError
 from profiler.measure.aside import aside
 from profiler.store.folder import check_run_name
@@ -43,7 +44,9 @@ LAST_CHANCE_S = 0.5
 """Seconds for sensors that are still being opened when the command ends."""
 
 
+@with_carbon
 def exec_command(
+    carbon: CarbonOptions,
     command: Annotated[
         list[str] | None,
         typer.Argument(metavar="CMD...", help="The command and its arguments, best after '--'."),
@@ -53,9 +56,6 @@ def exec_command(
         str | None, typer.Option(help="Name of the run; made from the time if none is given.")
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Say nothing at the end.")] = False,
-    country: Country = None,
-    carbon_intensity: CarbonIntensity = None,
-    pue: Pue = None,
 ) -> None:
     """Profile any command: energy of all visible GPUs and of the processors, from its start to its end.
 
@@ -66,18 +66,17 @@ def exec_command(
         raise UsageError(
             "exec was given no command, so there is nothing to run. Write it as 'joulescale exec -- python train.py'."
         )
-    carbon_factors(country, carbon_intensity, pue)
+    factors = carbon.factors()
     if name is not None:
         check_run_name(name)
         with suppress(OSError):  # a folder that we may not look into costs the record, not the command
             refuse_taken(runs_dir, name)
-    carbon = {"country": country, "intensity_g_per_kwh": carbon_intensity, "pue": pue}
     try:
         check_program(command[0])
     except CommandNotStarted as refusal:
         _say(str(refusal))
         raise typer.Exit(refusal.status) from None
-    recording = _Recording(lambda: _open(runs_dir, command, name, carbon))
+    recording = _Recording(lambda: _open(runs_dir, command, name, factors))
     recording.wait()
     start_s = time.monotonic()
     ending = _run(command, mask)
@@ -88,7 +87,7 @@ def exec_command(
 
 
 def _open(
-    runs_dir: Path, command: Sequence[str], name: str | None, carbon: Mapping[str, Any]
+    runs_dir: Path, command: Sequence[str], name: str | None, carbon: CarbonFactors
 ) -> CommandRecording:
     from profiler.measure.command import CommandRecording
 

@@ -56,3 +56,16 @@ def settings_texts(pairs: Sequence[str] | None, data: str | None = None) -> dict
 def print_json(value: Any) -> None:
     """Print JSON on standard output; NaN is refused."""
     typer.echo(json.dumps(value, indent=2, allow_nan=False))
+
+
+def refuse_taken(runs_dir: Path, name: str) -> None:
+    """Check that no run has that name yet.
+
+    Raises:
+        InvalidValueError: One has.
+    """
+    if (runs_dir / name).exists():
+        raise InvalidValueError(
+            f"There is a run named {name!r} in {runs_dir} already, and two trainings in one would be neither."
+            " Choose another --name, or leave it out to have one made."
+        )

@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from profiler.cli.carbon_options import CarbonLive, CarbonOptions, ask_live, chosen_source, with_carbon
+from profiler.cli.carbon_live import CarbonLive, ask_live, chosen_source
+from profiler.cli.carbon_options import CarbonOptions, with_carbon
 from profiler.cli.options import (
     AsJson,
     Data,
@@ -17,9 +18,9 @@ from profiler.cli.options import (
     SecondOpinion,
     Settings,
     print_json,
+    refuse_taken,
     settings_texts,
 )
-from profiler.errors import InvalidValueError
 from profiler.integrations.codecarbon import check_second_opinion
 from profiler.store.factors import replace_factors
 from profiler.store.folder import check_run_name, writable_runs_dir
@@ -83,19 +84,6 @@ def run(
 
         print_run(run_dir)
         typer.echo(f"stored in {run_dir}")
-
-
-def refuse_taken(runs_dir: Path, name: str) -> None:
-    """Check that no run has that name yet.
-
-    Raises:
-        InvalidValueError: One has.
-    """
-    if (runs_dir / name).exists():
-        raise InvalidValueError(
-            f"There is a run named {name!r} in {runs_dir} already, and two trainings in one would be neither."
-            " Choose another --name, or leave it out to have one made."
-        )
 
 
 def wait_passively() -> None:

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from profiler.cli.carbon_options import CarbonLive, CarbonOptions, ask_live, chosen_source, with_carbon
+from profiler.cli.carbon_live import CarbonLive, ask_live, chosen_source
+from profiler.cli.carbon_options import CarbonOptions, with_carbon
 from profiler.cli.options import AsJson, RunsDir, print_json
 from profiler.metrics.summary import summarize
 from profiler.report.terminal import run_table

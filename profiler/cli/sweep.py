@@ -12,7 +12,8 @@ from typing import Annotated, Any
 import typer
 
 from profiler.carbon.factors import CarbonFactors
-from profiler.cli.carbon_options import CarbonLive, CarbonOptions, chosen_source, with_carbon
+from profiler.cli.carbon_live import CarbonLive, chosen_source
+from profiler.cli.carbon_options import CarbonOptions, with_carbon
 from profiler.cli.options import (
     AsJson,
     Data,

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import resource
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
+from profiler.carbon.factors import CarbonFactors
 from profiler.measure.guard import Guard
 from profiler.measure.probes import GpuWish, open_probes
 from profiler.measure.ranks import Place
@@ -34,7 +34,7 @@ class CommandRecording:
     """
 
     def __init__(
-        self, runs_dir: Path, command: Sequence[str], *, name: str | None, carbon: Mapping[str, Any]
+        self, runs_dir: Path, command: Sequence[str], *, name: str | None, carbon: CarbonFactors
     ) -> None:
         self._command = command
         self._ending: dict[str, int | None] = {"exit_status": None, "signal": None}
