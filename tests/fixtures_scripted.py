@@ -185,7 +185,9 @@ def _mark_budget(session: Session, step: int, start_s: float, script: Script) ->
     session.recorder.mark("budget", session.now(), note=note)
 
 
-def waiting_run(runs_dir: Path, *, steps: int, data_s: float, counters: Counters = cpu_only) -> StoredRun:
+def waiting_run(
+    runs_dir: Path, *, steps: int, data_s: float, counters: Counters = cpu_only, losses: Sequence[float] = ()
+) -> StoredRun:
     """A run named "waiting" whose steps wait `data_s` for their batch and compute for 0.2 s, one thread busy."""
     clock = FakeClock()
     session = Session(
@@ -206,7 +208,8 @@ def waiting_run(runs_dir: Path, *, steps: int, data_s: float, counters: Counters
             recorder.enter(phase)  # type: ignore[arg-type]
             clock.advance(0.2 / 3)
             session.sample()
-        recorder.end_step(step, Work(samples=8, tokens=64), loss=1.0)
+        loss = losses[step] if losses else 1.0
+        recorder.end_step(step, Work(samples=8, tokens=64), loss=loss)
     recorder.enter(None)
     recorder.mark("fit", 0.0, session.now())
     session.close("finished")

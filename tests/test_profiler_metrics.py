@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from fixtures_scripted import (
     nothing,
     scripted_run,
     spend,
+    waiting_run,
 )
 
 from profiler.carbon.factors import CarbonFactors
@@ -368,3 +370,16 @@ def test_a_manifest_that_lost_its_seed_is_still_listed(tmp_path: Path):
     run = scripted_run(tmp_path, Script(steps=2))
     write_json(run.path / "run.json", replace(run.manifest, seed=None, params=None))
     assert overview(scan_runs(tmp_path))["seed"].to_list() == [None]
+
+
+def test_a_loss_that_became_nan_is_null_and_says_since_when(tmp_path: Path):
+    summary = summarize(waiting_run(tmp_path, steps=4, data_s=0.1, losses=(1.5, 1.4, math.nan, math.nan)))
+    assert summary["loss"] is None
+    why = "the training loss is nan from step 2 to the end; the last finite one was 1.4, of step 1"
+    assert summary["notes"]["loss"] == why
+
+
+def test_a_single_nan_on_the_way_is_passed_over(tmp_path: Path):
+    summary = summarize(waiting_run(tmp_path, steps=3, data_s=0.1, losses=(1.5, math.inf, 1.2)))
+    assert summary["loss"] == 1.2
+    assert "loss" not in summary["notes"]

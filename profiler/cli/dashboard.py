@@ -16,6 +16,7 @@ from typing import Annotated
 import typer
 
 from profiler.errors import InvalidValueError, UsageError
+from profiler.store.folder import readable_runs_dir
 
 HOST = "127.0.0.1"
 _POLL_S = 0.2
@@ -59,6 +60,12 @@ def dashboard(
     port: Annotated[int, typer.Option(help="The port on 127.0.0.1 to listen at.")] = 8501,
 ) -> None:
     """Show stored runs in the browser, on this machine only. Ctrl-C ends it."""
+    if runs_dir.exists():
+        readable_runs_dir(runs_dir)  # refuses a file and somebody else's folder
+    else:
+        typer.echo(
+            f"joulescale: there is no runs folder {str(runs_dir)!r} yet; the page will say so.", err=True
+        )
     server = _server_file()
     _check_streamlit()
     _check_port(port)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -98,6 +99,7 @@ def summarize(run: StoredRun, factors: CarbonFactors | None = None) -> dict[str,
     )
     emitted, carbon_notes = carbon(chosen, use)
     notes |= carbon_notes | bad_factors
+    loss, loss_notes = _last_loss(processes)
     summary: dict[str, Any] = {
         "run_id": run.run_id,
         "workload": run.manifest.workload,
@@ -109,7 +111,7 @@ def summarize(run: StoredRun, factors: CarbonFactors | None = None) -> dict[str,
         "tokens": totals.tokens,
         "samples": totals.samples,
         "duration_s": _duration(processes),
-        "loss": _last_loss(processes),
+        "loss": loss,
         "params": run.manifest.params,
         "energy": energy,
         "phases": [asdict(share) for share in phase_shares(processes, curves)],
@@ -122,7 +124,12 @@ def summarize(run: StoredRun, factors: CarbonFactors | None = None) -> dict[str,
         "phenomenon": None,
     }
     summary["verdict"] = verdict(run, summary)
-    stored = {**run.manifest.notes, **{k: v for p in processes for k, v in p.facts.notes.items()}, **notes}
+    stored = {
+        **run.manifest.notes,
+        **{k: v for p in processes for k, v in p.facts.notes.items()},
+        **notes,
+        **loss_notes,
+    }
     summary["notes"] = _notes(summary, stored, run.damaged)
     return summary
 
@@ -166,15 +173,23 @@ def _duration(processes: Sequence[StoredProcess]) -> float | None:
     return sum(spans) if spans else None
 
 
-def _last_loss(processes: Sequence[StoredProcess]) -> float | None:
-    """The last finite training loss of rank 0."""
-    frames = [
-        p.steps.select("step", "loss").filter(pl.col("loss").is_finite())
-        for p in processes
-        if p.facts.rank == 0
-    ]
-    losses = pl.concat(frames)["loss"] if frames else pl.Series([], dtype=pl.Float64)
-    return float(losses[-1]) if len(losses) else None
+def _last_loss(processes: Sequence[StoredProcess]) -> tuple[float | None, dict[str, str]]:
+    """The last training loss of rank 0 that was recorded; one that is not finite is null, with a note."""
+    frames = [p.steps.select("step", "loss").drop_nulls() for p in processes if p.facts.rank == 0]
+    losses = pl.concat(frames) if frames else pl.DataFrame({"step": [], "loss": []})
+    if losses.is_empty():
+        return None, {}
+    last = float(losses["loss"][-1])
+    if math.isfinite(last):
+        return last, {}
+    sound = losses.with_row_index().filter(pl.col("loss").is_finite())
+    first_bad = losses["step"][int(sound["index"][-1]) + 1 if len(sound) else 0]
+    before = (
+        f"; the last finite one was {sound['loss'][-1]:.4g}, of step {sound['step'][-1]}"
+        if len(sound)
+        else ""
+    )
+    return None, {"loss": f"the training loss is {last} from step {first_bad} to the end{before}"}
 
 
 def _memory(processes: Sequence[StoredProcess]) -> dict[str, int | None]:
