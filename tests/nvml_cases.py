@@ -12,7 +12,11 @@ FUTURE_CODE = 77
 """No NVML of today returns it."""
 
 ALL_CODES = sorted(
-    {value for name, value in vars(pynvml).items() if name.startswith("NVML_ERROR_") and isinstance(value, int)}
+    {
+        value
+        for name, value in vars(pynvml).items()
+        if name.startswith("NVML_ERROR_") and isinstance(value, int)
+    }
     | {FUTURE_CODE}
 )
 GONE = [1, 6, 9, 15, 16, 18, 28]

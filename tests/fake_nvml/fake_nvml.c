@@ -17,7 +17,7 @@
  *   hang CALL SECONDS             CALL sleeps first
  *   slow CALL SECONDS             CALL takes so long on the fake's clock: a virtual one is moved on
  *   fieldtype FIELD TYPE          the valueType of that field (default 1, unsigned int)
- *   fieldraw FIELD VALUE          its raw value, whatever the power is; "nan" for type 0 (double)
+ *   fieldraw FIELD VALUE [TIMES]  its raw value, whatever the power is; "nan" for type 0 (double); so often
  *   module GPU W                  it sits on a module with a processor, which draws W more: the module scope of the
  *                                 power fields answers, and the energy counter is the module's
  *   gpm GPU METRIC T VALUE        the GPU has performance monitors (GPM); from T on METRIC has this mean VALUE
@@ -67,7 +67,7 @@ typedef struct Device {
 
 typedef struct { char call[64]; int code, gpu, after, times; double hang, slow; } Rule;
 typedef struct { char call[64]; long count; } Count;
-typedef struct { unsigned field; int type; int has_raw; unsigned long long raw; } FieldRule; /* has_raw 2: NaN */
+typedef struct { unsigned field; int type; int has_raw, times; unsigned long long raw; } FieldRule; /* has_raw 2: NaN */
 typedef struct { const Device *device; double time; int in_use; } Sample;
 
 static Device gpus[MAX_GPUS], mig_devices[MAX_GPUS * MAX_MIGS];
@@ -298,9 +298,11 @@ EXPORT int fake_nvml_command(const char *line) { /* 0, or -1 for a line that mea
     }
     if (!strcmp(word, "fieldraw") && sscanf(line, "%*s %u %95s", &field, text) == 2 && !strcmp(text, "nan")) {
         field_rule(field, 1)->has_raw = 2;
+        field_rule(field, 1)->times = -1;
         return 0;
     }
-    if (!strcmp(word, "fieldraw") && sscanf(line, "%*s %u %llu", &field, &raw) == 2) {
+    if (!strcmp(word, "fieldraw") && sscanf(line, "%*s %u %llu %d", &field, &raw, &times) >= 2) {
+        field_rule(field, 1)->times = times;
         field_rule(field, 1)->has_raw = 1;
         field_rule(field, 1)->raw = raw;
         return 0;
@@ -506,8 +508,10 @@ static void fill_field(const Device *d, Field *f) {
     if (f->code) return;
     FieldRule *rule = field_rule(f->field, 0);
     if (rule) f->type = rule->type;
-    f->value = as_type(f->type, rule && rule->has_raw ? rule->raw : (unsigned long long)thousandths);
-    if (rule && rule->has_raw == 2) f->value.d = NAN;
+    int is_raw = rule && rule->has_raw && rule->times;
+    if (is_raw && rule->times > 0) rule->times--;
+    f->value = as_type(f->type, is_raw ? rule->raw : (unsigned long long)thousandths);
+    if (is_raw && rule->has_raw == 2) f->value.d = NAN;
 }
 
 EXPORT int nvmlDeviceGetFieldValues(Device *d, int count, Field *fields) {

@@ -150,8 +150,8 @@ class NvmlFields:
             except QuantityRefused as refusal:
                 refusals["average_power_w"] = str(refusal)
         if self._has_answered and not values:
-            self._device.renew()  # whatever the code: after a reload the driver may refuse everything with any
-        self._has_answered |= bool(values)
+            self._device.renew()  # once, whatever the code: after a reload everything may be refused with any
+        self._has_answered = bool(values)
         return FieldAnswer(time_s=time_s, values=values, refusals=refusals)
 
 

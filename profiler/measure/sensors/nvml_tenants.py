@@ -44,7 +44,7 @@ def find_co_tenants(
     Raises:
         SensorError: NVML does not tell.
     """
-    found = device.ask("the processes that use it", pynvml.nvmlDeviceGetComputeRunningProcesses)
+    found = device.ask("the processes that use it", pynvml.nvmlDeviceGetComputeRunningProcesses_v3)
     ours = (our_pids or run_pids)()
     others = [process for process in found if process.pid not in ours]
     if len(others) < len(found) or (sees_host_pids or is_in_host_namespace)():
