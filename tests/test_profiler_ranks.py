@@ -96,7 +96,7 @@ class TestVisible:
                 expected = as_torch_sees_it(value, monkeypatch)
             except ValueError:  # a sign alone: see below
                 assume(False)
-        assert visible_uuids(value, UUIDS, MIGS) == tuple(UUIDS[place] for place in expected)
+        assert visible_uuids(value, UUIDS) == tuple(UUIDS[place] for place in expected)
 
     @given(
         st.lists(

@@ -107,11 +107,11 @@ class Sampler:
             start_s = self._clock()
             with self._change:
                 self._change.wait_for(lambda: self._asked > self._done, timeout=pause_s)
-                ticket, stopping, is_first = self._asked, self._stopping, self._done == 0
+                ticket, stopping = self._asked, self._stopping
             debt_s = max(debt_s - MAX_SHARE * (self._clock() - start_s), 0.0)
             took_s = self._timed(self._round)
             with self._change:
-                self._done = ticket
+                is_first, self._done = self._done == 0, ticket
                 self._change.notify_all()
             if is_first or stopping:
                 took_s += self._timed(self._look_for_co_tenants)
