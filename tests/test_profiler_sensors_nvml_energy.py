@@ -207,6 +207,13 @@ class TestScopes:
         fake_nvml.tell("gpu GPU-aaaa NVIDIA H100\npower 0 0 300\nmodule 0 5")
         assert opened(fake_nvml).probes[0].counter.meter.source == "counter"
 
+    @pytest.mark.parametrize("code", ALL_CODES)
+    def test_a_scope_that_is_refused_is_no_module(self, one_gpu: FakeNvml, code: int) -> None:
+        one_gpu.tell(f"error field:186:1 {code}\nerror field:185:1 {code}")
+        probes = opened(one_gpu)
+        assert [probe.counter.meter.source for probe in probes.probes] == ["counter"]
+        assert probes.reasons == ()
+
     def test_mig_is_of_its_parent(self, fake_nvml: FakeNvml) -> None:
         fake_nvml.tell(ONE_GPU + "mig 0 MIG-1111")
         assert opened(fake_nvml, "MIG-1111").probes[0].counter.meter.scope == "parent_of_mig"

@@ -13,6 +13,7 @@ from typing import Any, final
 
 import pynvml
 
+from profiler.errors import SensorError
 from profiler.measure.sensors.nvml_device import Handle, NvmlDevice, QuantityRefused
 from profiler.units import J_PER_MILLIJOULE, W_PER_MILLIWATT
 
@@ -103,7 +104,10 @@ def find_power_scopes(device: NvmlDevice) -> PowerScopes:
     """
     ids = {"gpu": (_INSTANT, _GPU), "gpu's mean": (_MEAN, _GPU)}
     of_module = {"module": (_INSTANT, _MODULE), "module's mean": (_MEAN, _MODULE)}
-    watts, _ = ask_fields(device, ids | of_module)
+    try:
+        watts, _ = ask_fields(device, ids | of_module)
+    except SensorError:  # a driver may call a scope that it does not know "not found"
+        watts, _ = ask_fields(device, ids)
     gpu_w = [watts[kind] for kind in ids if kind in watts]
     module_w = [watts[kind] for kind in of_module if kind in watts]
     least_w = max(gpu_w, default=0.0) + PROCESSOR_LEAST_W
