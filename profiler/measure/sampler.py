@@ -40,9 +40,9 @@ class Sampler:
         clock: Seconds on the run's clock.
         emit: Takes each reading; called from the sampler's thread and from `sample`'s caller.
         on_lost: Called with the device and the reason when a sensor first fails, or fails again after it came back.
+        guard: Switches sampling off after any fault but a sensor's own, and keeps the reason.
         on_news: Called with a subject and a sentence for what a reader of the numbers should know from now on.
         on_co_tenants: Called with a device and what is known of others who compute on it, at the start and the end.
-        guard: Switches sampling off after any fault but a sensor's own, and keeps the reason.
         period_s: Seconds between rounds.
     """
 
@@ -53,9 +53,9 @@ class Sampler:
         clock: Callable[[], float],
         emit: Callable[[Reading], None],
         on_lost: Callable[[str, str], None],
-        on_news: Callable[[str, str], None],
-        on_co_tenants: Callable[[str, CoTenants], None],
         guard: Guard,
+        on_news: Callable[[str, str], None] = lambda subject, sentence: None,
+        on_co_tenants: Callable[[str, CoTenants], None] = lambda device, others: None,
         period_s: float = SAMPLING_PERIOD_S,
     ) -> None:
         self._probes = tuple(probes)

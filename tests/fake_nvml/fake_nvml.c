@@ -487,7 +487,7 @@ static Value as_type(int type, unsigned long long raw) {
     return v;
 }
 
-static int field_value(const Device *d, const Field *f, int *type, double *thousandths) { /* an NVML code */
+static int field_value(Device *d, const Field *f, int *type, double *thousandths) { /* an NVML code */
     double extra = f->scope == SCOPE_MODULE ? d->module_w : 0;
     if (f->scope > SCOPE_MODULE || (f->scope == SCOPE_MODULE && d->module_w <= 0)) return NOT_SUPPORTED;
     *type = f->field == TOTAL_ENERGY ? 3 : 1;
@@ -498,7 +498,7 @@ static int field_value(const Device *d, const Field *f, int *type, double *thous
     return OK;
 }
 
-static void fill_field(const Device *d, Field *f) {
+static void fill_field(Device *d, Field *f) {
     char call[32], scope[16] = "";
     double thousandths = 0;
     if (f->scope) snprintf(scope, sizeof scope, ":%u", f->scope);
