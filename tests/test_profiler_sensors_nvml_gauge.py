@@ -128,6 +128,27 @@ class TestGauge:
         one_gpu.set_time(0.1)
         assert gauge.read() == GaugeReading()
 
+    @pytest.mark.parametrize(
+        ("key", "value", "quantity"),
+        [
+            ("utilization", 101, "utilization"),
+            ("temperature", 2**32 - 1, "temperature_c"),
+            ("clock", 2**32 - 1, "sm_clock_hz"),
+            ("limit", 4_000_000, "power_limit_w"),
+            ("memory", 1e18, "memory_used_bytes"),
+            ("reasons", 1.6e19, "throttle_reasons"),
+        ],
+    )
+    def test_what_cannot_be_is_refused(
+        self, one_gpu: FakeNvml, key: str, value: float, quantity: str
+    ) -> None:
+        gauge = gauge_of(opened(one_gpu))
+        one_gpu.tell(f"set 0 {key} {value}")
+        reading = gauge.read()
+        assert getattr(reading, quantity) is None
+        assert reading.power_w == 250
+        assert f"NVML gave {quantity} of GPU-aaaa as" in reading.news[quantity]
+
     def test_a_refusal_is_news_once_and_again_after_it_was_given(self, one_gpu: FakeNvml) -> None:
         gauge = gauge_of(opened(one_gpu))
         news = []

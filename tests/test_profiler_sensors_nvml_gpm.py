@@ -122,8 +122,9 @@ class TestRefusals:
         fake_nvml.set_time(1)
         reading = gauge.read()
         assert (reading.sm_activity, reading.dram_activity) == (None, 1.0)
-        assert (
-            reading.news["sm_activity"] == f"NVML gave sm_activity of GPU-aaaa as {percent}, which cannot be."
+        told = f"{float(percent) / 100:g}"
+        assert reading.news["sm_activity"] == (
+            f"NVML gave sm_activity of GPU-aaaa as {told}, which no GPU can reach."
         )
         assert (reading.pcie_sent_bytes_per_s is None) == (percent != "101")
 

@@ -23,6 +23,7 @@ from profiler.measure.sensors.nvml_device import Handle, NvmlDevice, NvmlSession
 from profiler.measure.sensors.nvml_fields import NvmlFields, PowerScopes, find_power_scopes, power_reader
 from profiler.measure.sensors.nvml_gauge import NvmlGauge
 from profiler.measure.sensors.nvml_gpm import GPM, NvmlGpm
+from profiler.measure.sensors.nvml_limits import believable
 from profiler.measure.sensors.nvml_tenants import find_co_tenants
 from profiler.units import W_PER_MILLIWATT
 
@@ -243,7 +244,9 @@ def _meter(
         update_period_s=UPDATE_PERIOD_S,
         relative_uncertainty=GAIN_ERROR,
         uncertainty_source=GAIN_SOURCE,
-        power_max_w=None if of_module else _ask_once(device, "power_max_w", _power_max_w, refusals),
+        power_max_w=None
+        if of_module
+        else _ask_once(device, "power_max_w", partial(_power_max_w, device.uuid), refusals),
         scope="module" if of_module else "parent_of_mig" if mig_uuids else "device",
         notes=(*((MODULE_NOTE,) if of_module else ()), *_mig_notes(mig_uuids)),
     )
@@ -259,9 +262,9 @@ def _ask_once(
         return None
 
 
-def _power_max_w(gpu: Handle) -> float:
+def _power_max_w(uuid: str, gpu: Handle) -> float:
     _, most_mw = pynvml.nvmlDeviceGetPowerManagementLimitConstraints(gpu)
-    return float(most_mw * W_PER_MILLIWATT)
+    return believable(uuid, "power_max_w", float(most_mw * W_PER_MILLIWATT))
 
 
 def _mig_notes(mig_uuids: Sequence[str]) -> tuple[str, ...]:

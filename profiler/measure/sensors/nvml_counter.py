@@ -9,7 +9,8 @@ import pynvml
 
 from profiler.measure.sensors.base import Meter
 from profiler.measure.sensors.nvml_device import NvmlDevice, QuantityRefused
-from profiler.measure.sensors.nvml_fields import MOST_W, FieldAnswer, NvmlFields, believable
+from profiler.measure.sensors.nvml_fields import FieldAnswer, NvmlFields
+from profiler.measure.sensors.nvml_limits import MOST_W, believable
 from profiler.units import J_PER_MILLIJOULE
 
 _LATE_S = 1.0

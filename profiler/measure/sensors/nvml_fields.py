@@ -15,16 +15,11 @@ import pynvml
 
 from profiler.errors import SensorError
 from profiler.measure.sensors.nvml_device import Handle, NvmlDevice, QuantityRefused
+from profiler.measure.sensors.nvml_limits import believable
 from profiler.units import J_PER_MILLIJOULE, W_PER_MILLIWATT
 
 FRESH_S = 0.05
 """An answer older than this belongs to an earlier round and is not shared any more."""
-
-MOST_W = 20_000.0
-"""No board draws this much: a Grace-Blackwell module, the largest, is sold with 2,900 W."""
-
-MOST_J = MOST_W * 20 * 365 * 24 * 3600
-"""Nor has any used this much since its driver was loaded."""
 
 PROCESSOR_LEAST_W = 10.0
 """A module draws at least this much more than its GPU: an idle Grace processor and its memory draw tens of watts."""
@@ -102,16 +97,15 @@ def find_power_scopes(device: NvmlDevice) -> PowerScopes:
     Raises:
         SensorError: The GPU is gone.
     """
-    ids = {"gpu": (_INSTANT, _GPU), "gpu's mean": (_MEAN, _GPU)}
-    of_module = {"module": (_INSTANT, _MODULE), "module's mean": (_MEAN, _MODULE)}
+    gpu_w, _ = ask_fields(device, _power_fields(_GPU))
     try:
-        watts, _ = ask_fields(device, ids | of_module)
+        module_w, _ = ask_fields(device, _power_fields(_MODULE))
     except SensorError:  # a driver may call a scope that it does not know "not found"
-        watts, _ = ask_fields(device, ids)
-    gpu_w = [watts[kind] for kind in ids if kind in watts]
-    module_w = [watts[kind] for kind in of_module if kind in watts]
-    least_w = max(gpu_w, default=0.0) + PROCESSOR_LEAST_W
-    return PowerScopes(of_gpu=bool(gpu_w), of_module=bool(module_w) and max(module_w) >= least_w)
+        module_w = {}
+    beyond_w = {power: watts - gpu_w.get(power, 0.0) for power, watts in module_w.items()}
+    return PowerScopes(
+        of_gpu=bool(gpu_w), of_module=bool(beyond_w) and min(beyond_w.values()) >= PROCESSOR_LEAST_W
+    )
 
 
 @final
@@ -123,11 +117,7 @@ class NvmlFields:
         self._device = device
         self._clock = clock
         scope = _MODULE if of_module else _GPU
-        self._ids = {
-            "energy_j": (_ENERGY, _GPU),
-            "power_w": (_INSTANT, scope),
-            "average_power_w": (_MEAN, scope),
-        }
+        self._ids = {"energy_j": (_ENERGY, _GPU), **_power_fields(scope)}
         self._has_older_call = not of_module
         self._has_answered = False
         self._answer: FieldAnswer | None = None
@@ -157,6 +147,10 @@ class NvmlFields:
             self._device.renew()  # once, whatever the code: after a reload everything may be refused with any
         self._has_answered = bool(values)
         return FieldAnswer(time_s=time_s, values=values, refusals=refusals)
+
+
+def _power_fields(scope: int) -> dict[str, tuple[int, int]]:
+    return {"power_w": (_INSTANT, scope), "average_power_w": (_MEAN, scope)}
 
 
 def power_reader(fields: NvmlFields) -> Callable[[], float]:
@@ -197,18 +191,6 @@ def ask_fields(
         except QuantityRefused as refusal:
             refusals[quantity] = str(refusal)
     return values, refusals
-
-
-def believable(uuid: str, quantity: str, value: float) -> float:
-    """The value, if it can be true at all.
-
-    Raises:
-        QuantityRefused: It is negative, not a number, or more than any GPU can have used or draw.
-    """
-    most = MOST_J if quantity == "energy_j" else MOST_W
-    if not 0.0 <= value <= most:
-        raise QuantityRefused(f"NVML gave {quantity} of {uuid} as {value:g}, which no GPU can reach.")
-    return value
 
 
 def _field_value(uuid: str, quantity: str, field: Any, _: Handle) -> float:

@@ -13,6 +13,7 @@ from profiler.measure.sensors.base import GaugeReading
 from profiler.measure.sensors.nvml_device import Handle, NvmlDevice, QuantityRefused
 from profiler.measure.sensors.nvml_fields import POWERS, FieldAnswer, NvmlFields
 from profiler.measure.sensors.nvml_gpm import GPM, NvmlGpm
+from profiler.measure.sensors.nvml_limits import believable
 from profiler.measure.sensors.pace import Pace
 from profiler.units import FRACTION_PER_PERCENT, HZ_PER_MEGAHERTZ, W_PER_MILLIWATT
 
@@ -105,7 +106,12 @@ class NvmlGauge:
         return dict(self._refusals)
 
     def _single(self, quantity: str, call: Callable[[Handle], float]) -> Callable[[], Answers]:
-        return lambda: ({quantity: self._device.ask(quantity, call)}, {})
+        def ask() -> Answers:
+            value = self._device.ask(quantity, call)
+            believable(self._device.uuid, quantity, value)
+            return {quantity: value}, {}
+
+        return ask
 
     def _powers(self) -> dict[str, Any]:
         self._used = self._fields.after(self._used)

@@ -19,16 +19,11 @@ import pynvml
 
 from profiler.errors import SensorError
 from profiler.measure.sensors.nvml_device import Handle, NvmlDevice, QuantityRefused
+from profiler.measure.sensors.nvml_limits import believable
 from profiler.units import BYTES_PER_MIB, FRACTION_PER_PERCENT
 
 MIN_WINDOW_S = 0.5
 """Over less than this, the monitors have hardly counted."""
-
-ROUNDING = 1e-3
-"""A share may exceed 1 by this much and then counts as 1; beyond, it is no share."""
-
-MOST_BYTES_PER_S = 1e14
-"""Fifty times the fastest NVLink."""
 
 GPM = "activity of SMs, tensor pipes and DRAM, PCIe and NVLink traffic (GPM)"
 
@@ -124,10 +119,5 @@ class NvmlGpm:
     def _value(self, metric: Any, quantity: str, per_si: float, _: Handle) -> float:
         if metric.nvmlReturn != pynvml.NVML_SUCCESS:
             raise pynvml.NVMLError(metric.nvmlReturn)
-        value = float(metric.value * per_si)
-        most = 1.0 + ROUNDING if per_si == FRACTION_PER_PERCENT else MOST_BYTES_PER_S
-        if not 0.0 <= value <= most:
-            raise QuantityRefused(
-                f"NVML gave {quantity} of {self._device.uuid} as {metric.value:g}, which cannot be."
-            )
+        value = believable(self._device.uuid, quantity, float(metric.value * per_si))
         return min(value, 1.0) if per_si == FRACTION_PER_PERCENT else value
