@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from random import Random
 
 import pytest
 from fixtures_sampling import Sampling
@@ -66,15 +67,37 @@ def test_a_lost_sensor_is_said_once_and_tried_again_later():
         run.sampler.sample()
         run.clock.advance(RETRY_LOST_S / 10)
     assert run.lost == [("GPU-a", "GPU is lost")]
-    assert counter.asked == 2
+    assert counter.asked == 3  # again at once, and 5 s later
     assert run.readings == []
     counter.value = 5.0
-    run.clock.advance(RETRY_LOST_S)
+    run.clock.advance(2 * RETRY_LOST_S)
     run.sampler.sample()
     assert [r.energy_j for r in run.readings] == [5.0]
     counter.value = SensorError("lost again")
     run.sampler.sample()
     assert run.lost == [("GPU-a", "GPU is lost"), ("GPU-a", "lost again")]
+
+
+def test_a_moments_loss_costs_one_reading():
+    counter = Moody(1.0)
+    run = Sampling(_probe(counter))
+    for tick in range(100):
+        counter.value = SensorError("Timeout") if tick == 50 else 1.0
+        run.sampler.sample()
+        run.clock.advance(0.1)
+    assert len(run.readings) == 99
+    assert len(run.lost) == 1
+
+
+def test_a_sensor_that_comes_and_goes_is_not_said_every_time():
+    counter, chance = Moody(1.0), Random(0)
+    run = Sampling(_probe(counter))
+    for _ in range(600):
+        counter.value = SensorError("Timeout") if chance.random() < 0.5 else 1.0
+        run.sampler.sample()
+        run.clock.advance(0.1)
+    assert len(run.lost) <= 60.0 / RETRY_LOST_S
+    assert 10 <= len(run.readings) < 100
 
 
 def test_a_lost_gauge_keeps_the_energy():
@@ -109,7 +132,7 @@ def test_a_sensor_that_stays_lost_is_asked_less_and_less_often():
         run.sampler.sample()
         asked_at += [second] if counter.asked > before else []
         run.clock.advance(1.0)
-    assert asked_at == [0, 5, 15, 35, 75, 135, 195, 255]
+    assert asked_at == [0, 1, 6, 16, 36, 76, 136, 196, 256]
     assert asked_at[-1] - asked_at[-2] == RETRY_MOST_S
     assert len(run.lost) == 1
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from typing import TypeVar
 
 from profiler.errors import SensorError
@@ -23,7 +23,8 @@ BURST_S = 0.1
 """Seconds of polling beyond its share that are paid off later, before the pauses grow."""
 RETRY_LOST_S = 5.0
 RETRY_MOST_S = 60.0
-"""A lost sensor is tried again after the first of these, then after twice as long each time, up to the second."""
+"""A lost sensor is tried again in the next round, then after the first of these, then after twice as long each time, up
+to the second: most losses are a moment's, and those that are not must not cost a restart of NVML every round."""
 HANG_S = 0.2
 """Seconds that a caller of `sample` waits for a round that is under way: a driver call may hang for good."""
 
@@ -66,7 +67,7 @@ class Sampler:
         self._on_co_tenants = on_co_tenants
         self._guard = guard
         self._period_s = period_s
-        self._lost: dict[str, tuple[float, float]] = {}  # when to try again, and how long that was waited for
+        self._losses: dict[str, _Loss] = {}
         self._is_slow = False
         self._change = threading.Condition()
         self._asked, self._done, self._stopping = 1, 0, False
@@ -166,20 +167,34 @@ class Sampler:
             self._on_news(f"{meter.device} {subject}", sentence)
 
     def _ask(self, sensor: str, read: Callable[[], T]) -> T | None:
-        now_s = self._clock()
-        retry_at_s, waited_s = self._lost.get(sensor, (now_s, 0.0))
-        if now_s < retry_at_s:
+        now_s, loss = self._clock(), self._losses.get(sensor)
+        if loss is not None and now_s < loss.retry_s:
             return None
         try:
             value = read()
         except SensorError as error:
-            if sensor not in self._lost:
+            if loss is None:
                 self._on_lost(sensor, str(error))
-            wait_s = min(max(2.0 * waited_s, RETRY_LOST_S), RETRY_MOST_S)
-            self._lost[sensor] = (now_s + wait_s, wait_s)
+            self._losses[sensor] = _Loss.at(now_s, loss)
             return None
-        self._lost.pop(sensor, None)
+        if loss is not None and now_s >= loss.time_s + RETRY_LOST_S:
+            del self._losses[sensor]  # sooner, it may be coming and going
         return value
+
+
+@dataclass(frozen=True, slots=True)
+class _Loss:
+    """When a sensor failed last, and when it is tried again."""
+
+    time_s: float
+    retry_s: float
+
+    @classmethod
+    def at(cls, now_s: float, earlier: _Loss | None) -> _Loss:
+        if earlier is None:
+            return cls(now_s, now_s)
+        waited_s = earlier.retry_s - earlier.time_s
+        return cls(now_s, now_s + min(max(2.0 * waited_s, RETRY_LOST_S), RETRY_MOST_S))
 
 
 def _reading(meter: Meter, time_s: float, energy_j: float | None, gauge: GaugeReading) -> Reading:
