@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TypeVar
 
@@ -104,17 +104,16 @@ class GpuProbes:
     Attributes:
         probes: One a GPU, each GPU once, in the order asked for.
         reasons: A sentence for every device or quantity that could not be opened.
-        closers: Let go of what the driver holds for us, in this order.
+        opened: What the driver holds for us.
     """
 
     probes: tuple[Probe, ...]
     reasons: tuple[str, ...]
-    closers: tuple[Callable[[], None], ...] = ()
+    opened: ExitStack = field(default_factory=ExitStack)
 
     def close(self) -> None:
         """Free buffers and give NVML back; the user's own use of it goes on. Further calls do nothing."""
-        for close in self.closers:
-            close()
+        self.opened.close()
 
 
 def open_gpus(uuids: Sequence[str], *, clock: Callable[[], float] = time.monotonic) -> GpuProbes:
@@ -129,24 +128,20 @@ def open_gpus(uuids: Sequence[str], *, clock: Callable[[], float] = time.monoton
     """
     if not uuids:
         return GpuProbes(probes=(), reasons=())
-    with ExitStack() as undo:
+    with ExitStack() as opened:
         session = NvmlSession()
-        undo.callback(session.close)
+        opened.callback(session.close)
         parents, reasons = _whole_gpus(session, uuids)
-        probes, closers = [], [session.close]
+        probes = []
         for uuid, mig_uuids in parents.items():
             try:
-                probe, gpm, missing = _open_gpu(NvmlDevice(session, uuid), mig_uuids, clock)
+                probe, missing = _open_gpu(NvmlDevice(session, uuid), mig_uuids, clock, opened)
             except SensorError as refusal:
                 reasons.append(f"{refusal} This GPU is not measured.")
-                continue
-            probes.append(probe)
-            reasons.extend(missing)
-            if gpm:
-                closers.insert(0, gpm.close)
-                undo.callback(gpm.close)
-        undo.pop_all()
-    return GpuProbes(probes=tuple(probes), reasons=tuple(reasons), closers=tuple(closers))
+            else:
+                probes.append(probe)
+                reasons.extend(missing)
+        return GpuProbes(probes=tuple(probes), reasons=tuple(reasons), opened=opened.pop_all())
 
 
 def _whole_gpus(session: NvmlSession, uuids: Sequence[str]) -> tuple[dict[str, list[str]], list[str]]:
@@ -171,9 +166,9 @@ def _parent_uuid(mig: Handle) -> str:
 
 
 def _open_gpu(
-    device: NvmlDevice, mig_uuids: Sequence[str], clock: Callable[[], float]
-) -> tuple[Probe, NvmlGpm | None, list[str]]:
-    """The sensors of one GPU, its performance monitors, and a sentence for each quantity that it does not give.
+    device: NvmlDevice, mig_uuids: Sequence[str], clock: Callable[[], float], opened: ExitStack
+) -> tuple[Probe, list[str]]:
+    """The sensors of one GPU, and a sentence for each quantity that it does not give.
 
     What refuses now is not tried as a counter again in this run: a sum that changes its origin is no sum.
     """
@@ -181,16 +176,15 @@ def _open_gpu(
     scopes = find_power_scopes(device)
     meter = _meter(device, mig_uuids, scopes, refusals)
     fields = NvmlFields(device, clock=clock, of_module=scopes.is_only_module)
-    gpm = _open_gpm(device, clock, refusals)
     with ExitStack() as undo:
-        undo.callback(gpm.close if gpm else lambda: None)
+        gpm = _open_gpm(device, clock, refusals, undo)
         gauge = NvmlGauge(device, fields, gpm, clock=clock)
         refusals = {**gauge.refusals(), **refusals}
         counter, reason = _open_counter(device, fields, scopes, meter, clock)
-        undo.pop_all()
+        opened.callback(undo.pop_all().close)
     reasons = [f"{sentence} It stays null." for sentence in dict.fromkeys(refusals.values())]
     probe = Probe(counter=counter, gauge=gauge, co_tenants=partial(find_co_tenants, device))
-    return probe, gpm, [*reasons, *([reason] if reason else [])]
+    return probe, [*reasons, *([reason] if reason else [])]
 
 
 def _open_counter(
@@ -223,12 +217,16 @@ def _integrated(fields: NvmlFields, meter: Meter, clock: Callable[[], float], wh
     return IntegratedPower(meter, power_reader(fields), clock=clock)
 
 
-def _open_gpm(device: NvmlDevice, clock: Callable[[], float], refusals: dict[str, str]) -> NvmlGpm | None:
+def _open_gpm(
+    device: NvmlDevice, clock: Callable[[], float], refusals: dict[str, str], opened: ExitStack
+) -> NvmlGpm | None:
     try:
-        return NvmlGpm(device, clock=clock)
+        gpm = NvmlGpm(device, clock=clock)
     except QuantityRefused as refusal:
         refusals[GPM] = str(refusal)
         return None
+    opened.callback(gpm.close)
+    return gpm
 
 
 def _meter(
