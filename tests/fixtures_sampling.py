@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -33,12 +34,16 @@ class Sampling:
     """The sampler reads when `sampler.sample()` is called, in the caller's thread; or by itself once started."""
 
     def __init__(
-        self, *probes: Probe, clock: Callable[[], float] | None = None, period_s: float = 0.1
+        self,
+        *probes: Probe,
+        clock: Callable[[], float] | None = None,
+        period_s: float = 0.1,
+        real: bool = False,
     ) -> None:
         self.clock, self.guard, self.heard = FakeClock(), Guard(), Heard()
         self.sampler = Sampler(
             probes,
-            clock=clock or self.clock,
+            clock=clock or (time.monotonic if real else self.clock),
             emit=self.heard.readings.append,
             on_lost=lambda device, reason: self.heard.lost.append((device, reason)),
             on_news=lambda subject, sentence: self.heard.news.append((subject, sentence)),

@@ -144,7 +144,7 @@ def test_steadily_slow_sensors_are_asked_less_often_and_that_is_said():
 
     quick, lame = Moody(1.0), Moody(slow)
     for counter in (quick, lame):
-        run = Sampling(_probe(counter), period_s=0.01, clock=time.monotonic)
+        run = Sampling(_probe(counter), period_s=0.01, real=True)
         run.sampler.start()
         time.sleep(0.6)
         run.sampler.stop()
@@ -160,7 +160,7 @@ def test_one_slow_call_leaves_no_hole_in_the_readings():
     """A twentieth of the time for 60 ms is 1.2 s: it is paid off over the next rounds."""
     times = iter([0.0, 0.0, 0.06])
     counter = Moody(lambda: time.sleep(next(times, 0.0)) or 1.0)
-    run = Sampling(_probe(counter), period_s=0.02, clock=time.monotonic)
+    run = Sampling(_probe(counter), period_s=0.02, real=True)
     run.sampler.start()
     time.sleep(0.5)
     run.sampler.stop()
@@ -175,7 +175,7 @@ def test_co_tenants_are_asked_for_at_the_start_and_the_end_on_the_samplers_threa
         return answers[len(threads) - 1]
 
     counter = Moody(1.0)
-    run = Sampling(Probe(counter=counter, co_tenants=ask), period_s=0.01, clock=time.monotonic)  # type: ignore[arg-type]
+    run = Sampling(Probe(counter=counter, co_tenants=ask), period_s=0.01, real=True)  # type: ignore[arg-type]
     run.sampler.start()
     while counter.asked < 4:
         time.sleep(0.005)
@@ -192,7 +192,7 @@ def test_co_tenants_that_are_not_told_cost_nothing_else(fault: Exception):
         raise fault
 
     counter = Moody(1.0)
-    run = Sampling(Probe(counter=counter, co_tenants=ask), period_s=0.01, clock=time.monotonic)  # type: ignore[arg-type]
+    run = Sampling(Probe(counter=counter, co_tenants=ask), period_s=0.01, real=True)  # type: ignore[arg-type]
     run.sampler.start()
     run.sampler.stop()
     assert run.readings
@@ -215,7 +215,7 @@ def test_a_hanging_sensor_blocks_neither_the_stop_nor_the_training():
         hang.wait(30.0)
         return 1.0
 
-    run = Sampling(_probe(counter), period_s=0.01, clock=time.monotonic)
+    run = Sampling(_probe(counter), period_s=0.01, real=True)
     run.sampler.start()
     counter.value = never
     assert hanging.wait(5.0)
@@ -229,7 +229,7 @@ def test_a_hanging_sensor_blocks_neither_the_stop_nor_the_training():
 
 def test_another_exception_switches_sampling_off_with_the_reason(caplog: pytest.LogCaptureFixture):
     counter = Moody(ZeroDivisionError("oops"))
-    run = Sampling(_probe(counter), period_s=0.01, clock=time.monotonic)
+    run = Sampling(_probe(counter), period_s=0.01, real=True)
     with caplog.at_level(logging.WARNING, logger="joulescale"):
         run.sampler.start()
         time.sleep(0.1)
