@@ -18,10 +18,12 @@ EVENT_REASONS: tuple[tuple[int, str], ...] = (
     (0x040, "hardware thermal slowdown"),
     (0x080, "hardware power brake slowdown"),
     (0x100, "display clock setting"),
+    (0x200, "board limit"),
+    (0x400, "reliability limit"),
 )
 """Bit and words, lowest bit first."""
 
-SLOWDOWN_BITS = 0x004 | 0x008 | 0x020 | 0x040 | 0x080
+SLOWDOWN_BITS = 0x004 | 0x008 | 0x020 | 0x040 | 0x080 | 0x200
 """The reasons for which a busy GPU runs below the clock that it was asked for: power or heat."""
 
 _KNOWN_BITS = sum(bit for bit, _ in EVENT_REASONS)

@@ -15,6 +15,7 @@ from pathlib import Path
 import pynvml
 import pytest
 from fake_nvml.build import FakeNvml, build_library
+from nvml_cases import ONE_GPU
 
 
 def _require_gcc() -> None:
@@ -45,6 +46,13 @@ def fake_nvml(_loaded_nvml: FakeNvml) -> Iterator[FakeNvml]:
     _give_pynvml(_loaded_nvml)
     yield _loaded_nvml
     _give_pynvml(None)
+
+
+@pytest.fixture
+def one_gpu(fake_nvml: FakeNvml) -> FakeNvml:
+    """The fake library with one H100 that draws 250 W."""
+    fake_nvml.tell(ONE_GPU)
+    return fake_nvml
 
 
 def _give_pynvml(library: FakeNvml | None) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 import torch.cuda
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from profiler.errors import InvalidValueError
@@ -89,6 +89,32 @@ class TestVisible:
             expected = as_torch_sees_it(value, monkeypatch)
         assert visible_uuids(value, UUIDS) == tuple(UUIDS[place] for place in expected)
 
+    @given(st.text(alphabet="0123456789,+- \tGPUMIabx/.", max_size=24))
+    def test_torch_agrees_on_any_text(self, value: str) -> None:
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            try:
+                expected = as_torch_sees_it(value, monkeypatch)
+            except ValueError:  # a sign alone: see below
+                assume(False)
+        assert visible_uuids(value, UUIDS) == tuple(UUIDS[place] for place in expected)
+
+    @given(
+        st.lists(
+            st.sampled_from(
+                ["MIG-55", "MIG-5555", "MIG-5566", "MIG-9", "MIG-GPU-3333/1/0", "MIG-", "GPU-2222", "0", ""]
+            ),
+            min_size=1,
+        )
+    )
+    def test_torch_agrees_on_mig(self, entries: list[str]) -> None:
+        """PyTorch parses MIG instances but leaves resolving them to CUDA: prefixes, as those of whole GPUs."""
+        value = ",".join(["MIG-5566", *entries])
+        instances = [uuid for of_gpu in MIGS.values() for uuid in of_gpu]
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            monkeypatch.setenv("CUDA_VISIBLE_DEVICES", value)
+            places = torch.cuda._transform_uuid_to_ordinals(torch.cuda._parse_visible_devices(), instances)
+        assert visible_uuids(value, UUIDS, MIGS) == tuple(instances[place] for place in places)
+
     @pytest.mark.parametrize("value", ["+", "-", "+,1"])
     def test_a_sign_alone_is_invalid(self, value: str) -> None:
         """PyTorch 2.13 raises ValueError here; CUDA does not."""
@@ -108,6 +134,61 @@ class TestVisible:
     )
     def test_mig(self, value: str, uuids: list[str]) -> None:
         assert visible_uuids(value, UUIDS, MIGS) == tuple(uuids)
+
+
+class TestTorchsOwnTable:
+    """Every entry of PyTorch's own tests of its parser (test/test_cuda_nvml_based_avail.py)."""
+
+    MANY = tuple(f"GPU-{number}" for number in range(6))
+    LONG = (
+        "GPU-9942190a-aa31-4ff1-4aa9-c388d80f85f1",
+        "GPU-9e8d35e3-a134-0fdd-0e01-23811fdbd293",
+        "GPU-e429a63e-c61c-4795-b757-5132caeb8e70",
+        "GPU-eee1dfbc-0a0f-6ad8-5ff6-dc942a8b9d98",
+        "GPU-bbcd6503-5150-4e92-c266-97cc4390d04e",
+        "GPU-472ea263-58d7-410d-cc82-f7fdece5bd28",
+        "GPU-e56257c4-947f-6a5b-7ec9-0f45567ccf4e",
+        "GPU-1c20e77d-1c1a-d9ed-fe37-18b8466a78ad",
+    )
+
+    @pytest.mark.parametrize(
+        ("value", "places"),
+        [
+            ("1gpu2,2ampere", [1, 2]),
+            ("0, 1, 2, -1, 3", [0, 1, 2]),
+            ("0, 1, 2, 1", []),
+            ("2, +3, -0, 5", [2, 3, 0, 5]),
+            ("one,two,3,4", []),
+            ("4,3,two,one", [4, 3]),
+        ],
+    )
+    def test_indices(self, value: str, places: list[int]) -> None:
+        assert visible_uuids(value, self.MANY) == tuple(self.MANY[place] for place in places)
+
+    @pytest.mark.parametrize(("value", "count"), [("1, 0", 2), ("1, 5, 0", 1)])
+    def test_out_of_bounds(self, value: str, count: int) -> None:
+        assert len(visible_uuids(value, self.MANY[:2])) == count
+
+    @pytest.mark.parametrize(
+        ("value", "places"),
+        [
+            ("GPU-9e8d35e3", [1]),
+            ("GPU-123, 2", []),
+            ("GPU-9e8d35e3,2", [1]),
+            ("GPU-e4,GPU-9e8d35e3", [2, 1]),
+            ("GPU-9e8d35e3,GPU-1,GPU-47", [1, 7, 5]),
+            ("GPU-123,GPU-9e8d35e3", []),
+            ("GPU-9e8d35e3,GPU-123,GPU-47", [1]),
+            ("GPU-9e8d35e3,GPU-e,GPU-47", [1]),
+            ("GPU-9e8d35e3,GPU-47,GPU-9e8", []),
+        ],
+    )
+    def test_uuids(self, value: str, places: list[int]) -> None:
+        assert visible_uuids(value, self.LONG) == tuple(self.LONG[place] for place in places)
+
+    def test_mig(self) -> None:
+        migs = {self.LONG[0]: ("MIG-89c850dc-9b55-5ab6-bc33-03ba8bd3ba07",)}
+        assert visible_uuids("MIG-89c850dc", self.LONG, migs) == migs[self.LONG[0]]
 
 
 class TestOrderNote:

@@ -5,16 +5,17 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from random import Random
 
 import pytest
+from fixtures_sampling import Sampling
 from fixtures_scripted import FakeClock, Script, ScriptedCpu, scripted_run
 
 from profiler.errors import SensorError
 from profiler.measure.guard import Guard, guarded
-from profiler.measure.sampler import RETRY_LOST_S, Sampler
-from profiler.measure.sensors.base import GaugeReading, Meter, Probe
+from profiler.measure.sampler import RETRY_LOST_S, RETRY_MOST_S
+from profiler.measure.sensors.base import CoTenants, GaugeReading, Meter, Probe
 from profiler.measure.sensors.scripted import ScriptedEnergy
-from profiler.records import Reading
 
 
 class Moody:
@@ -38,21 +39,6 @@ class Moody:
         if isinstance(self.value, Exception):
             raise self.value
         return self.value() if callable(self.value) else self.value
-
-
-class Sampling:
-    def __init__(self, *probes: Probe, period_s: float = 0.1, real: bool = False) -> None:
-        self.clock, self.guard = FakeClock(), Guard()
-        self.readings: list[Reading] = []
-        self.lost: list[tuple[str, str]] = []
-        self.sampler = Sampler(
-            probes,
-            clock=time.monotonic if real else self.clock,
-            emit=self.readings.append,
-            on_lost=lambda device, reason: self.lost.append((device, reason)),
-            guard=self.guard,
-            period_s=period_s,
-        )
 
 
 def _probe(counter: Moody, gauge: Moody | None = None) -> Probe:
@@ -81,15 +67,37 @@ def test_a_lost_sensor_is_said_once_and_tried_again_later():
         run.sampler.sample()
         run.clock.advance(RETRY_LOST_S / 10)
     assert run.lost == [("GPU-a", "GPU is lost")]
-    assert counter.asked == 2
+    assert counter.asked == 3  # again at once, and 5 s later
     assert run.readings == []
     counter.value = 5.0
-    run.clock.advance(RETRY_LOST_S)
+    run.clock.advance(2 * RETRY_LOST_S)
     run.sampler.sample()
     assert [r.energy_j for r in run.readings] == [5.0]
     counter.value = SensorError("lost again")
     run.sampler.sample()
     assert run.lost == [("GPU-a", "GPU is lost"), ("GPU-a", "lost again")]
+
+
+def test_a_moments_loss_costs_one_reading():
+    counter = Moody(1.0)
+    run = Sampling(_probe(counter))
+    for tick in range(100):
+        counter.value = SensorError("Timeout") if tick == 50 else 1.0
+        run.sampler.sample()
+        run.clock.advance(0.1)
+    assert len(run.readings) == 99
+    assert len(run.lost) == 1
+
+
+def test_a_sensor_that_comes_and_goes_is_not_said_every_time():
+    counter, chance = Moody(1.0), Random(0)
+    run = Sampling(_probe(counter))
+    for _ in range(600):
+        counter.value = SensorError("Timeout") if chance.random() < 0.5 else 1.0
+        run.sampler.sample()
+        run.clock.advance(0.1)
+    assert len(run.lost) <= 60.0 / RETRY_LOST_S
+    assert 10 <= len(run.readings) < 100
 
 
 def test_a_lost_gauge_keeps_the_energy():
@@ -115,7 +123,21 @@ def test_one_lost_sensor_leaves_the_others():
     assert run.lost == [("GPU-scripted", "the scripted sensor is lost")]
 
 
-def test_a_slow_sensor_is_asked_less_often():
+def test_a_sensor_that_stays_lost_is_asked_less_and_less_often():
+    counter = Moody(SensorError("GPU is lost"))
+    run = Sampling(_probe(counter))
+    asked_at = []
+    for second in range(300):
+        before = counter.asked
+        run.sampler.sample()
+        asked_at += [second] if counter.asked > before else []
+        run.clock.advance(1.0)
+    assert asked_at == [0, 1, 6, 16, 36, 76, 136, 196, 256]
+    assert asked_at[-1] - asked_at[-2] == RETRY_MOST_S
+    assert len(run.lost) == 1
+
+
+def test_steadily_slow_sensors_are_asked_less_often_and_that_is_said():
     def slow() -> float:
         time.sleep(0.02)
         return 1.0
@@ -126,8 +148,63 @@ def test_a_slow_sensor_is_asked_less_often():
         run.sampler.start()
         time.sleep(0.6)
         run.sampler.stop()
-    assert lame.asked <= 5  # one at the start, one after 10 ms, one each 0.4 s, one at the stop
+    assert lame.asked <= 9  # 0.1 s in a burst, then one each 0.4 s, and one at the stop
     assert quick.asked > 2 * lame.asked
+    (subject, sentence), *more = run.heard.news
+    assert (subject, more) == ("sampling", [])
+    assert sentence.startswith("A round of readings took 0.0")
+    assert sentence.endswith("s after it and not 0.01 s: reading takes at most 5% of the time.")
+
+
+def test_one_slow_call_leaves_no_hole_in_the_readings():
+    """A twentieth of the time for 60 ms is 1.2 s: it is paid off over the next rounds."""
+    times = iter([0.0, 0.0, 0.06])
+    counter = Moody(lambda: time.sleep(next(times, 0.0)) or 1.0)
+    run = Sampling(_probe(counter), period_s=0.02, real=True)
+    run.sampler.start()
+    time.sleep(0.5)
+    run.sampler.stop()
+    assert counter.asked > 8  # and not the three that a pause of 1.2 s would leave
+
+
+def test_co_tenants_are_asked_for_at_the_start_and_the_end_on_the_samplers_thread():
+    threads, answers = [], [CoTenants(processes=0), CoTenants(processes=2, memory_bytes=5, note="perhaps")]
+
+    def ask() -> CoTenants:
+        threads.append(threading.current_thread())
+        return answers[len(threads) - 1]
+
+    counter = Moody(1.0)
+    run = Sampling(Probe(counter=counter, co_tenants=ask), period_s=0.01, real=True)  # type: ignore[arg-type]
+    run.sampler.start()
+    while counter.asked < 4:
+        time.sleep(0.005)
+    run.sampler.stop()
+    assert len(threads) == 2
+    assert threading.current_thread() not in threads
+    assert run.heard.co_tenants == [("GPU-a", answers[1])]
+    assert run.heard.news == [("other processes on GPU-a", "perhaps")]
+
+
+@pytest.mark.parametrize("fault", [SensorError("No Permission"), ZeroDivisionError("oops")])
+def test_co_tenants_that_are_not_told_cost_nothing_else(fault: Exception):
+    def ask() -> CoTenants:
+        raise fault
+
+    counter = Moody(1.0)
+    run = Sampling(Probe(counter=counter, co_tenants=ask), period_s=0.01, real=True)  # type: ignore[arg-type]
+    run.sampler.start()
+    run.sampler.stop()
+    assert run.readings
+    assert run.heard.co_tenants == []
+    said = dict(run.heard.news) or run.guard.reasons
+    assert str(fault) in " ".join(said.values())
+
+
+def test_news_of_a_gauge_are_passed_on_with_the_device():
+    run = Sampling(_probe(Moody(1.0), Moody(GaugeReading(power_w=1.0, news={"temperature_c": "refused"}))))
+    run.sampler.sample()
+    assert run.heard.news == [("GPU-a temperature_c", "refused")]
 
 
 def test_a_hanging_sensor_blocks_neither_the_stop_nor_the_training():

@@ -1,4 +1,4 @@
-"""GPU sensors through the real pynvml binding, on a fake library."""
+"""NVIDIA GPUs through the real pynvml binding, on a fake library: finding, opening, losing and closing them."""
 
 from __future__ import annotations
 
@@ -8,333 +8,18 @@ import sys
 import textwrap
 import threading
 import time
+from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 
 import pynvml
 import pytest
 from fake_nvml.build import FakeNvml, build_library, subprocess_env
+from fixtures_sampling import Sampling
+from nvml_cases import FIELDS, ONE_GPU, TWO_GPUS, gauge_of, opened
 
 from profiler.errors import SensorError
-from profiler.hardware_events import EVENT_REASONS, SLOWDOWN_BITS, decode_event_reasons
-from profiler.measure.sensors.base import GaugeReading, Meter
-from profiler.measure.sensors.integrated import IntegratedPower
-from profiler.measure.sensors.nvml import GpuProbes, list_gpus, open_gpus
-from profiler.measure.sensors.nvml_gauge import NvmlGauge
-
-ALL_CODES = sorted(
-    value for name, value in vars(pynvml).items() if name.startswith("NVML_ERROR_") and isinstance(value, int)
-)
-GONE = [1, 6, 9, 15, 16, 18, 28]
-ENERGY = "nvmlDeviceGetTotalEnergyConsumption"
-FIELDS = "nvmlDeviceGetFieldValues"
-USAGE = "nvmlDeviceGetPowerUsage"
-SLOW_CALLS = {
-    "memory_used_bytes": "nvmlDeviceGetMemoryInfo",
-    "temperature_c": "nvmlDeviceGetTemperature",
-    "sm_clock_hz": "nvmlDeviceGetClockInfo",
-    "power_limit_w": "nvmlDeviceGetEnforcedPowerLimit",
-    "throttle_reasons": "nvmlDeviceGetCurrentClocksEventReasons",
-}
-TWO_GPUS = """
-    gpu GPU-aaaa NVIDIA H100 80GB HBM3
-    power 0 0 100
-    wave 0 500 0.5 0.4 0.05
-    gpu GPU-bbbb NVIDIA A100-SXM4-80GB
-    power 1 0 60
-    power 1 3 300
-    offset 1 12345
-"""
-ONE_GPU = """
-    gpu GPU-aaaa NVIDIA H100 80GB HBM3
-    power 0 0 250
-"""
-
-
-@pytest.fixture
-def one_gpu(fake_nvml: FakeNvml) -> FakeNvml:
-    fake_nvml.tell(ONE_GPU)
-    return fake_nvml
-
-
-def opened(fake: FakeNvml, *uuids: str) -> GpuProbes:
-    return open_gpus(uuids or ["GPU-aaaa"], clock=fake.time)
-
-
-def gauge_of(probes: GpuProbes, index: int = 0) -> NvmlGauge:
-    gauge = probes.probes[index].gauge
-    assert isinstance(gauge, NvmlGauge)
-    return gauge
-
-
-class TestEnergy:
-    def test_two_gpus_read_the_integral_of_their_power(self, fake_nvml: FakeNvml) -> None:
-        fake_nvml.tell(TWO_GPUS)
-        probes = opened(fake_nvml, "GPU-aaaa", "GPU-bbbb")
-        start = [probe.counter.read() for probe in probes.probes]
-        fake_nvml.set_time(10)
-        spent = [probe.counter.read() - before for probe, before in zip(probes.probes, start, strict=True)]
-        # 100 W x 10 s + 500 W x 0.2 s x 19 whole waves + the 0.2 s of the last one that began at 9.55 s
-        assert spent[0] == pytest.approx(1000 + 500 * 0.2 * 20, abs=2e-3)
-        assert spent[1] == pytest.approx(60 * 3 + 300 * 7, abs=2e-3)
-        assert spent == pytest.approx([fake_nvml.joules(0, 10), fake_nvml.joules(1, 10)], abs=2e-3)
-
-    def test_steps_at_the_update_period(self, one_gpu: FakeNvml) -> None:
-        counter = opened(one_gpu).probes[0].counter
-        seen = []
-        for moment in (0.0, 0.05, 0.09, 0.1, 0.19, 0.2):
-            one_gpu.set_time(moment)
-            seen.append(counter.read())
-        assert seen == pytest.approx([0, 0, 0, 25, 25, 50], abs=2e-3)
-
-    def test_meter(self, one_gpu: FakeNvml) -> None:
-        one_gpu.tell("set 0 max_limit 700")
-        meter = opened(one_gpu).probes[0].counter.meter
-        assert (meter.component, meter.device, meter.name) == ("gpu", "GPU-aaaa", "NVIDIA H100 80GB HBM3")
-        assert (meter.source, meter.update_period_s, meter.power_max_w) == ("counter", 0.1, 700)
-        assert meter.relative_uncertainty == 0.05
-        assert "2312.02741" in meter.uncertainty_source
-
-    def test_a_reset_is_seen_as_a_fall(self, one_gpu: FakeNvml) -> None:
-        one_gpu.tell("reset 0 5")
-        counter = opened(one_gpu).probes[0].counter
-        one_gpu.set_time(4)
-        before = counter.read()
-        one_gpu.set_time(6)
-        assert (before, counter.read()) == pytest.approx((1000, 250), abs=2e-3)
-
-    @pytest.mark.parametrize("code", ALL_CODES)
-    def test_every_error_later_is_a_reason_and_never_a_number(self, one_gpu: FakeNvml, code: int) -> None:
-        counter = opened(one_gpu).probes[0].counter
-        one_gpu.tell(f"error {ENERGY} {code} 0 0 1")
-        one_gpu.set_time(1)
-        with pytest.raises(
-            SensorError, match=rf"NVML did not give energy_j of GPU-aaaa: .+ \(code {code}\)\."
-        ):
-            counter.read()
-        assert counter.read() == pytest.approx(250)  # it recovers by itself, even after NVML was shut down
-
-    @pytest.mark.parametrize("code", ALL_CODES)
-    def test_every_error_at_opening_gives_an_integral_or_nothing(self, one_gpu: FakeNvml, code: int) -> None:
-        one_gpu.tell(f"error {ENERGY} {code}")
-        probes = opened(one_gpu)
-        assert f"(code {code})" in " ".join(probes.reasons)
-        if code in GONE:
-            assert probes.probes == ()
-            assert probes.reasons[-1].endswith("This GPU is not measured.")
-        else:
-            assert probes.probes[0].counter.meter.source == "integrated"
-            assert probes.reasons[-1].endswith("Its power is integrated instead.")
-
-
-class TestIntegratedPower:
-    METER = Meter(
-        component="gpu",
-        device="GPU-x",
-        name="x",
-        source="integrated",
-        update_period_s=None,
-        relative_uncertainty=0.05,
-        uncertainty_source="test",
-    )
-
-    def test_trapezoid_over_uneven_reads(self) -> None:
-        time_s, watts = 0.0, 0.0
-        counter = IntegratedPower(self.METER, lambda: watts, clock=lambda: time_s)
-        seen = []
-        for time_s, watts in ((0.0, 100.0), (1.0, 300.0), (1.5, 300.0), (4.0, 100.0)):  # noqa: B007
-            seen.append(counter.read())
-        assert seen == pytest.approx([0, 200, 350, 850])
-
-    def test_a_ramp_is_exact(self) -> None:
-        now = [0.0]
-        counter = IntegratedPower(self.METER, lambda: 40 * now[0], clock=lambda: now[0])
-        for now[0] in (0.0, 0.5, 2.0, 10.0):
-            energy = counter.read()
-        assert energy == pytest.approx(20 * 10**2)
-
-    def test_a_gap_is_bridged(self) -> None:
-        now, is_broken = [0.0], [False]
-
-        def power() -> float:
-            if is_broken[0]:
-                raise SensorError("no power")
-            return 50.0
-
-        counter = IntegratedPower(self.METER, power, clock=lambda: now[0])
-        counter.read()
-        now[0], is_broken[0] = 1.0, True
-        with pytest.raises(SensorError, match="no power"):
-            counter.read()
-        now[0], is_broken[0] = 2.0, False
-        assert counter.read() == pytest.approx(100)
-
-    def test_stands_in_for_a_missing_counter(self, one_gpu: FakeNvml) -> None:
-        one_gpu.tell(f"error {ENERGY} 3")
-        probes = opened(one_gpu)
-        counter = probes.probes[0].counter
-        assert any(
-            reason.startswith(
-                "NVML did not give energy_j of GPU-aaaa: Not Supported (code 3). This GPU, its driver"
-            )
-            for reason in probes.reasons
-        )
-        assert counter.meter.notes == (
-            "This GPU has no energy counter: its instantaneous power is integrated, so changes between two "
-            "readings go unseen.",
-        )
-        counter.read()
-        one_gpu.set_time(2)
-        assert counter.read() == pytest.approx(500)
-
-    def test_says_when_the_power_is_a_mean(self, one_gpu: FakeNvml) -> None:
-        one_gpu.tell(f"error {ENERGY} 3\nerror field:186 3")
-        note = opened(one_gpu).probes[0].counter.meter.notes[0]
-        assert "its mean power over the last second is integrated" in note
-
-    def test_without_power_there_is_no_probe(self, one_gpu: FakeNvml) -> None:
-        one_gpu.tell(f"error {ENERGY} 3\nerror {FIELDS} 3\nerror {USAGE} 4")
-        probes = opened(one_gpu)
-        assert probes.probes == ()
-        assert "Nor can its power be integrated: NVML did not give average_power_w" in probes.reasons[-1]
-
-
-class TestGauge:
-    def test_values_in_si(self, one_gpu: FakeNvml) -> None:
-        one_gpu.tell(
-            "set 0 utilization 42\nset 0 memory 5e9\nset 0 clock 1980\nset 0 limit 650\nset 0 reasons 36"
-        )
-        assert gauge_of(opened(one_gpu)).read() == GaugeReading(
-            power_w=250,
-            average_power_w=250,
-            utilization=pytest.approx(0.42),  # type: ignore[arg-type]
-            memory_used_bytes=5_000_000_000,
-            temperature_c=40,
-            sm_clock_hz=1980e6,
-            power_limit_w=650,
-            throttle_reasons=36,
-        )
-
-    def test_instant_and_average_power_differ(self, one_gpu: FakeNvml) -> None:
-        one_gpu.tell("power 0 9.5 50")
-        one_gpu.set_time(10)
-        reading = gauge_of(opened(one_gpu)).read()
-        assert (reading.power_w, reading.average_power_w) == (50, 150)
-
-    def test_one_batched_call_a_read(self, one_gpu: FakeNvml) -> None:
-        gauge = gauge_of(opened(one_gpu))
-        before = one_gpu.calls(FIELDS)
-        for _ in range(5):
-            gauge.read()
-        assert one_gpu.calls(FIELDS) - before == 5
-        assert one_gpu.calls(USAGE) == 0
-
-    def test_slow_quantities_once_a_second_and_not_repeated(self, one_gpu: FakeNvml) -> None:
-        gauge = gauge_of(opened(one_gpu))
-        before = {call: one_gpu.calls(call) for call in SLOW_CALLS.values()}
-        has_slow = []
-        for tick in range(25):
-            one_gpu.set_time(tick * 0.1)
-            reading = gauge.read()
-            assert reading.power_w == 250
-            given = {getattr(reading, quantity) is not None for quantity in SLOW_CALLS}
-            assert len(given) == 1
-            has_slow.append(given.pop())
-        assert [tick for tick, given in enumerate(has_slow) if given] == [0, 10, 20]
-        assert {call: one_gpu.calls(call) - count for call, count in before.items()} == dict.fromkeys(
-            before, 3
-        )
-
-    @pytest.mark.parametrize("code", ALL_CODES)
-    @pytest.mark.parametrize("quantity", ["power_w", "average_power_w"])
-    def test_every_error_of_one_field(self, one_gpu: FakeNvml, quantity: str, code: int) -> None:
-        field = {"power_w": 186, "average_power_w": 185}[quantity]
-        gauge = gauge_of(opened(one_gpu))
-        one_gpu.tell(f"error field:{field} {code}")
-        if code in GONE:
-            with pytest.raises(SensorError, match=rf"did not give {quantity} of GPU-aaaa: .+\(code {code}\)"):
-                gauge.read()
-            return
-        reading = gauge.read()
-        other = {"power_w", "average_power_w"} - {quantity}
-        assert getattr(reading, quantity) is None
-        assert getattr(reading, other.pop()) == 250
-        assert f"(code {code})" in gauge.refusals()[quantity]
-
-    @pytest.mark.parametrize("code", ALL_CODES)
-    def test_every_error_of_the_batched_call(self, one_gpu: FakeNvml, code: int) -> None:
-        gauge = gauge_of(opened(one_gpu))
-        one_gpu.tell(f"error {FIELDS} {code}")
-        if code in GONE:
-            with pytest.raises(SensorError, match=rf"did not give power of GPU-aaaa: .+\(code {code}\)"):
-                gauge.read()
-            return
-        reading = gauge.read()
-        assert (reading.power_w, reading.average_power_w) == (None, 250)  # by the older call
-        one_gpu.tell(f"error {USAGE} {code}")
-        reading = gauge.read()
-        assert (reading.power_w, reading.average_power_w, reading.utilization) == (None, None, 0.5)
-
-    def test_the_older_call_does_not_pose_as_an_average(self, one_gpu: FakeNvml) -> None:
-        """On GA100 field 185 is missing and nvmlDeviceGetPowerUsage is instantaneous."""
-        one_gpu.tell("error field:185 3")
-        reading = gauge_of(opened(one_gpu)).read()
-        assert (reading.power_w, reading.average_power_w) == (250, None)
-        assert one_gpu.calls(USAGE) == 0
-
-    @pytest.mark.parametrize("code", ALL_CODES)
-    @pytest.mark.parametrize("quantity", [*SLOW_CALLS, "utilization"])
-    def test_every_error_of_every_other_quantity(self, one_gpu: FakeNvml, quantity: str, code: int) -> None:
-        call = {**SLOW_CALLS, "utilization": "nvmlDeviceGetUtilizationRates"}[quantity]
-        gauge = gauge_of(opened(one_gpu))
-        one_gpu.tell(f"error {call} {code}")
-        if code == 13 and quantity == "throttle_reasons":
-            one_gpu.tell(f"error nvmlDeviceGetCurrentClocksThrottleReasons {code}")
-        if code in GONE:
-            with pytest.raises(SensorError, match=rf"did not give {quantity} of GPU-aaaa: .+\(code {code}\)"):
-                gauge.read()
-            return
-        reading = gauge.read()
-        assert getattr(reading, quantity) is None
-        assert reading.power_w == 250
-        assert list(gauge.refusals()) == [quantity]
-
-    def test_event_reasons_by_their_older_name(self, one_gpu: FakeNvml) -> None:
-        one_gpu.tell("error nvmlDeviceGetCurrentClocksEventReasons 13\nset 0 reasons 4")
-        assert gauge_of(opened(one_gpu)).read().throttle_reasons == 4
-
-    @pytest.mark.parametrize("kind", range(7))
-    def test_the_type_of_a_field_is_its_own(self, one_gpu: FakeNvml, kind: int) -> None:
-        one_gpu.tell(f"fieldtype 186 {kind}\nfieldraw 186 60000")
-        assert gauge_of(opened(one_gpu)).read().power_w == 60
-
-    def test_an_unknown_type_is_a_reason(self, one_gpu: FakeNvml) -> None:
-        one_gpu.tell("fieldtype 186 99")
-        gauge = gauge_of(opened(one_gpu))
-        assert gauge.read().power_w is None
-        assert gauge.refusals()["power_w"] == "NVML gave field 186 in the unknown type 99."
-
-    def test_not_available_is_no_power(self, one_gpu: FakeNvml) -> None:
-        one_gpu.tell(f"fieldraw 186 {2**32 - 1}")
-        gauge = gauge_of(opened(one_gpu))
-        assert gauge.read().power_w is None
-        assert gauge.refusals()["power_w"] == "NVML gave field 186 as 'not available'."
-
-    def test_when_nothing_answers_it_raises(self, one_gpu: FakeNvml) -> None:
-        gauge = gauge_of(opened(one_gpu))
-        for call in [FIELDS, USAGE, "nvmlDeviceGetUtilizationRates", *SLOW_CALLS.values()]:
-            one_gpu.tell(f"error {call} 999")
-        with pytest.raises(
-            SensorError, match=r"NVML did not give .+ of GPU-aaaa: Unknown Error \(code 999\)\."
-        ):
-            gauge.read()
-
-    def test_slow_quantities_alone_are_an_answer(self, one_gpu: FakeNvml) -> None:
-        gauge = gauge_of(opened(one_gpu))
-        for call in [FIELDS, USAGE, "nvmlDeviceGetUtilizationRates"]:
-            one_gpu.tell(f"error {call} 3")
-        assert gauge.read().temperature_c == 40
-        one_gpu.set_time(0.1)
-        assert gauge.read() == GaugeReading()
+from profiler.measure.sensors.nvml import list_gpus, open_gpus
 
 
 class TestOpening:
@@ -345,29 +30,29 @@ class TestOpening:
         one_gpu.tell("error nvmlDeviceGetTemperature 4\nerror nvmlDeviceGetName 999")
         one_gpu.tell("error nvmlDeviceGetPowerManagementLimitConstraints 3")
         probes = opened(one_gpu)
-        assert probes.reasons == (
-            "NVML did not give temperature_c of GPU-aaaa: Insufficient Permissions (code 4). The driver "
-            "refuses this user; ask the administrator. It stays null.",
+        assert sorted(probes.reasons) == [
             "NVML did not give name of GPU-aaaa: Unknown Error (code 999). It stays null.",
             "NVML did not give power_max_w of GPU-aaaa: Not Supported (code 3). This GPU, its driver or its "
             "virtualisation does not offer it. It stays null.",
-        )
+            "NVML did not give temperature_c of GPU-aaaa: Insufficient Permissions (code 4). The driver "
+            "refuses this user; ask the administrator. It stays null.",
+        ]
         meter = probes.probes[0].counter.meter
         assert (meter.name, meter.power_max_w) == ("NVIDIA GPU of unknown name", None)
 
     def test_one_lost_gpu_leaves_the_others(self, fake_nvml: FakeNvml) -> None:
-        fake_nvml.tell(TWO_GPUS + f"error {FIELDS} 15 0")
+        fake_nvml.tell(TWO_GPUS + f"\nerror {FIELDS} 15 0")
         probes = opened(fake_nvml, "GPU-aaaa", "GPU-bbbb", "GPU-cccc", "GPU-bbbb")
         assert [probe.counter.meter.device for probe in probes.probes] == ["GPU-bbbb"]
         assert probes.reasons == (
-            "NVML did not give power of GPU-aaaa: GPU is lost (code 15). The GPU fell off the bus; look for "
+            "NVML did not give energy and power of GPU-aaaa: GPU is lost (code 15). The GPU fell off the bus; look for "
             "'Xid' in the kernel log. This GPU is not measured.",
-            "NVML did not give power of GPU-cccc: Not Found (code 6). No such device is here; "
+            "NVML did not give energy and power of GPU-cccc: Not Found (code 6). No such device is here; "
             "'nvidia-smi -L' lists those that are. This GPU is not measured.",
         )
 
     def test_mig_is_the_parent_once_and_says_so(self, fake_nvml: FakeNvml) -> None:
-        fake_nvml.tell(ONE_GPU + "mig 0 MIG-1111\nmig 0 MIG-2222")
+        fake_nvml.tell(ONE_GPU + "\nmig 0 MIG-1111\nmig 0 MIG-2222")
         probes = opened(fake_nvml, "MIG-1111", "MIG-2222", "MIG-3333")
         (probe,) = probes.probes
         assert probe.counter.meter.device == "GPU-aaaa"
@@ -405,7 +90,7 @@ class TestOpening:
         assert (probes.probes, one_gpu.calls("nvmlInit")) == ((), 0)
 
     def test_list_keeps_places_and_migs(self, fake_nvml: FakeNvml) -> None:
-        fake_nvml.tell(TWO_GPUS + "mig 1 MIG-1111\nmig 1 MIG-2222\nerror nvmlDeviceGetUUID 15 0")
+        fake_nvml.tell(TWO_GPUS + "\nmig 1 MIG-1111\nmig 1 MIG-2222\nerror nvmlDeviceGetUUID 15 0")
         first, second = list_gpus()
         assert (first.uuid, first.name) == ("GPU-unreadable-0", None)
         assert (second.uuid, second.name) == ("GPU-bbbb", "NVIDIA A100-SXM4-80GB")
@@ -453,7 +138,7 @@ class TestOwnership:
 
     def test_a_call_that_hangs_leaves_the_training_running(self, one_gpu: FakeNvml) -> None:
         counter = opened(one_gpu).probes[0].counter
-        one_gpu.tell(f"hang {ENERGY} 0.5")
+        one_gpu.tell(f"hang {FIELDS} 0.5")
         stuck = threading.Thread(target=counter.read)
         stuck.start()
         begin = time.monotonic()
@@ -476,30 +161,126 @@ class TestOwnership:
 
     def test_a_lost_gpu_that_returns_is_found_again(self, one_gpu: FakeNvml) -> None:
         counter = opened(one_gpu).probes[0].counter
-        one_gpu.tell(f"error {ENERGY} 15 0 0 1\nerror nvmlDeviceGetHandleByUUID 28 0 0 2")
+        one_gpu.tell(f"error {FIELDS} 15 0 0 1\nerror nvmlDeviceGetHandleByUUID 28 0 0 2")
         for code in (15, 28, 28):
             with pytest.raises(SensorError, match=rf"\(code {code}\)"):
                 counter.read()
         assert counter.read() == 0.0  # virtual time is still 0: the counter's own value
 
 
-class TestEventReasons:
-    def test_words(self) -> None:
-        assert decode_event_reasons(0) == ()
-        assert decode_event_reasons(1 | 0x80) == ("idle", "hardware power brake slowdown")
-        assert decode_event_reasons(4 | 0x4000) == ("software power cap", "unknown reason 0x4000")
+class TestReload:
+    """A driver that went and came back: our share of NVML is given back and taken again, and the GPU looked up anew."""
 
-    def test_bits_are_nvmls(self) -> None:
-        assert sum(bit for bit, _ in EVENT_REASONS) == pynvml.nvmlClocksEventReasonAll
-        slowdowns = (
-            "SwPowerCap",
-            "HwSlowdown",
-            "SwThermalSlowdown",
-            "HwThermalSlowdown",
-            "HwPowerBrakeSlowdown",
-        )
-        bits = [getattr(pynvml, f"nvmlClocksEventReason{name}") for name in slowdowns]
-        assert sum(bits) == SLOWDOWN_BITS
+    def test_a_reload_shows_as_a_reset(self, one_gpu: FakeNvml) -> None:
+        counter = opened(one_gpu).probes[0].counter
+        one_gpu.set_time(10)
+        assert counter.read() == pytest.approx(2500)
+        one_gpu.tell("unload 9")
+        for _ in range(2):  # it is noticed, then looked for in vain
+            with pytest.raises(SensorError, match=r"driver is installed but not loaded|Driver Not Loaded"):
+                counter.read()
+        one_gpu.set_time(20)
+        one_gpu.tell("load")
+        one_gpu.set_time(22)
+        assert counter.read() == pytest.approx(500)
+        assert one_gpu.refcount() == 1
+
+    @pytest.mark.parametrize("code", [1, 9, 15, 18, 28, 3, 10, 29, 999])
+    def test_whatever_the_code(self, one_gpu: FakeNvml, code: int) -> None:
+        """Also one that would mean less if a single quantity had it: then the next call restarts NVML already."""
+        probe = opened(one_gpu).probes[0]
+        one_gpu.set_time(10)
+        probe.counter.read()
+        one_gpu.tell(f"unload {code}\nload")
+        one_gpu.set_time(12)
+        with suppress(SensorError):
+            probe.counter.read()
+        assert probe.counter.read() == pytest.approx(500)
+        assert gauge_of(opened(one_gpu)).read().temperature_c == 40
+
+    def test_of_two_gpus_nvml_is_restarted_once(self, fake_nvml: FakeNvml) -> None:
+        fake_nvml.tell(TWO_GPUS)
+        probes = opened(fake_nvml, "GPU-aaaa", "GPU-bbbb")
+        fake_nvml.tell("unload 9\nload")
+        inits = fake_nvml.calls("nvmlInit")
+        for probe in probes.probes:
+            with pytest.raises(SensorError, match="code 9"):
+                probe.counter.read()
+        assert [probe.counter.read() for probe in probes.probes] == [0, 0]
+        assert fake_nvml.calls("nvmlInit") - inits == 1
+        probes.close()
+        assert fake_nvml.refcount() == 0
+
+    def test_one_lost_gpu_takes_nothing_from_the_other(self, fake_nvml: FakeNvml) -> None:
+        fake_nvml.tell(TWO_GPUS)
+        run = Sampling(*opened(fake_nvml, "GPU-aaaa", "GPU-bbbb").probes, clock=fake_nvml.time)
+        fake_nvml.tell(f"error {FIELDS} 15 0")
+        for tick in range(300):
+            fake_nvml.set_time(tick * 0.1)
+            run.sampler.sample()
+        assert run.heard.of("GPU-aaaa") == []
+        assert len(run.heard.of("GPU-bbbb")) == 300
+        assert all(reading.energy_j is not None for reading in run.heard.of("GPU-bbbb"))
+        assert {device for device, _ in run.lost} == {"GPU-aaaa", "GPU-aaaa gauge"}
+        assert fake_nvml.calls("nvmlInit") <= 9  # at 0, 5, 15 s by each of two sensors, and at opening
+
+    def test_while_the_user_holds_nvml_it_stays_lost_with_the_reason(self, one_gpu: FakeNvml) -> None:
+        """Only ours is ours to give back: the library starts anew when nobody holds it."""
+        pynvml.nvmlInit()
+        counter = opened(one_gpu).probes[0].counter
+        one_gpu.tell("unload 9\nload")
+        for _ in range(3):
+            with pytest.raises(SensorError, match="code 9"):
+                counter.read()
+        assert one_gpu.refcount() == 2
+        pynvml.nvmlShutdown()
+        assert counter.read() == 0
+
+    def test_a_run_through_a_reload_has_a_gap_and_goes_on(self, one_gpu: FakeNvml) -> None:
+        probes = opened(one_gpu)
+        run = Sampling(*probes.probes, clock=one_gpu.time)
+        for tick in range(600):
+            one_gpu.set_time(tick * 0.1)
+            if tick == 200:
+                one_gpu.tell("unload 18")
+            if tick == 220:
+                one_gpu.tell("load")
+            run.sampler.sample()
+        energy = [(round(r.time_s, 1), r.energy_j) for r in run.readings if r.energy_j is not None]
+        gaps = [(a, b) for (a, _), (b, _) in pairwise(energy) if b - a > 0.15]
+        assert gaps == [(19.9, 25.1)]  # noticed at 20.0, tried again at 20.1 in vain and then 5 s later
+        falls = [b for (_, a), (_, b) in pairwise(energy) if b < a]
+        assert falls == pytest.approx([250 * 3.1], abs=26)
+        assert run.guard.reasons == {}
+        assert [device for device, _ in run.lost] == ["GPU-aaaa", "GPU-aaaa gauge"]
+        probes.close()
+        assert (one_gpu.refcount(), one_gpu.samples(), one_gpu.misused_samples()) == (0, 0, 0)
+
+    def test_closing_during_a_restart_leaves_nothing_behind(self, one_gpu: FakeNvml) -> None:
+        probes = opened(one_gpu)
+        counter = probes.probes[0].counter
+        pynvml.nvmlShutdown()
+        with pytest.raises(SensorError, match="Uninitialized"):
+            counter.read()
+        one_gpu.tell("hang nvmlInit 0.3")
+        before, said = one_gpu.calls("nvmlInit"), []
+
+        def read() -> None:
+            try:
+                counter.read()
+            except SensorError as error:
+                said.append(str(error))
+
+        stuck = threading.Thread(target=read)
+        stuck.start()
+        while one_gpu.calls("nvmlInit") == before:
+            time.sleep(0.005)
+        begin = time.monotonic()
+        probes.close()
+        assert time.monotonic() - begin < 0.2
+        stuck.join()
+        assert said == ["The GPU sensors were closed; nothing can be read from them any more."]
+        assert one_gpu.refcount() == 0
 
 
 READ_VISIBLE = textwrap.dedent("""

@@ -66,7 +66,9 @@ def open_probes(
             _open_gpus(place, wish, opened) if wish.choice == "visible" or not wish.hip else ((), {})
         )
         others = _open_others(place, wish, opened, notes)
-        cpus = _open_cpus(place, rapl_root, others, notes, of_children=of_children)
+        cpus: tuple[Probe, ...] = ()
+        if not _is_in_module(gpus, notes):
+            cpus = _open_cpus(place, rapl_root, others, notes, of_children=of_children)
         return OpenProbes(probes=(*gpus, *others, *cpus), notes=notes, close=opened.pop_all().close)
 
 
@@ -95,6 +97,17 @@ def _choose_amd(wish: GpuWish, uuids: Sequence[str]) -> tuple[str, ...]:
     return select_gpus(
         wish.choice, visible=visible, all_uuids=uuids, used=wish.used, torch_uuid=wish.torch_uuid
     )
+
+
+def _is_in_module(gpus: Sequence[Probe], notes: dict[str, str]) -> bool:
+    """Whether the processor's joules are in those of a module already, and must not be counted beside them."""
+    modules = [probe.counter.meter.device for probe in gpus if probe.counter.meter.scope == "module"]
+    if modules:
+        notes["cpu"] = (
+            f"the processor is not measured of its own: NVML tells {', '.join(modules)} as a whole module, with the "
+            "processor in it"
+        )
+    return bool(modules)
 
 
 def _find_and_open(place: Place, wish: GpuWish) -> tuple[tuple[str, ...], str | None, GpuProbes]:

@@ -25,7 +25,7 @@ from profiler.measure.guard import Guard
 from profiler.measure.ranks import Place
 from profiler.measure.recorder import Recorder
 from profiler.measure.sampler import SAMPLING_PERIOD_S, Sampler
-from profiler.measure.sensors.base import Probe
+from profiler.measure.sensors.base import CoTenants, Probe
 from profiler.records import Row
 from profiler.store.factors import write_factors
 from profiler.store.folder import check_run_name, new_run_id, writable_runs_dir
@@ -139,6 +139,8 @@ class Session:
             clock=self.now,
             emit=self.emit,
             on_lost=self._sensor_lost,
+            on_news=self._sensor_news,
+            on_co_tenants=self._co_tenants,
             guard=guard,
             period_s=sampling_period_s,
         )
@@ -175,6 +177,14 @@ class Session:
     def _sensor_lost(self, device: str, reason: str) -> None:
         self.notes[f"sensor {device}"] = reason
         self.recorder.mark("sensor_lost", self.now(), note={"device": device, "reason": reason})
+
+    def _sensor_news(self, subject: str, sentence: str) -> None:
+        self.notes[f"sensor {subject}"] = sentence
+        self.recorder.mark("note", self.now(), note={"subject": subject, "text": sentence})
+
+    def _co_tenants(self, device: str, others: CoTenants) -> None:
+        note = {"device": device, "processes": others.processes, "memory_bytes": others.memory_bytes}
+        self.recorder.mark("co_tenants", self.now(), note=note)
 
     def _notes(self) -> dict[str, str]:
         dropped = self._writer.dropped

@@ -75,3 +75,11 @@ class FakeNvml:
     def refcount(self) -> int:
         """Inits of NVML that were not yet shut down."""
         return int(self._lib.fake_nvml_refcount())
+
+    def samples(self) -> int:
+        """GPM sample buffers that were allocated and not freed."""
+        return int(self._lib.fake_nvml_samples())
+
+    def misused_samples(self) -> int:
+        """How often a freed GPM buffer was used."""
+        return int(self._lib.fake_nvml_misused_samples())

@@ -15,11 +15,21 @@
  *   error CALL CODE [GPU [AFTER [TIMES]]]   CALL returns CODE; GPU -1 is any; after so many calls; so often
  *   clear CALL                    forget the errors of CALL
  *   hang CALL SECONDS             CALL sleeps first
+ *   slow CALL SECONDS             CALL takes so long on the fake's clock: a virtual one is moved on
  *   fieldtype FIELD TYPE          the valueType of that field (default 1, unsigned int)
- *   fieldraw FIELD VALUE          its raw value, whatever the power is
+ *   fieldraw FIELD VALUE [TIMES]  its raw value, whatever the power is; "nan" for type 0 (double); so often
+ *   module GPU W                  it sits on a module with a processor, which draws W more: the module scope of the
+ *                                 power fields answers, and the energy counter is the module's
+ *   gpm GPU METRIC T VALUE        the GPU has performance monitors (GPM); from T on METRIC has this mean VALUE
+ *   process GPU PID BYTES         a process computes on it; -1 bytes: not available
+ *   exit GPU PID                  that process is gone
+ *   unload CODE                   the driver is unloaded: every call of sessions and handles from before gives CODE,
+ *                                 and so does nvmlInit
+ *   load                          it is back: NVML must be shut down and started, handles looked up, counters are at 0
  *   clock virtual|real            a clock that fake_nvml_set_time moves, or CLOCK_MONOTONIC from load on
  *
- * CALL is the name of an NVML function, or field:<id> for one field's nvmlReturn.
+ * CALL is the name of an NVML function, field:<id> for one field's nvmlReturn (field:<id>:<scope> in scopes other than
+ * 0), or gpm:<id> for that of one metric.
  */
 #include <math.h>
 #include <stdio.h>
@@ -34,7 +44,11 @@
 #define EXPORT __attribute__((visibility("default")))
 
 enum { OK = 0, UNINITIALIZED = 1, INVALID_ARGUMENT = 2, NOT_SUPPORTED = 3, NOT_FOUND = 6, SMALL = 7 };
-enum { POWER_AVERAGE = 185, POWER_INSTANT = 186 };
+enum { TOTAL_ENERGY = 83, POWER_AVERAGE = 185, POWER_INSTANT = 186, SCOPE_MODULE = 1 };
+enum { MAX_GPM_STEPS = 64, MAX_PROCESSES = 16, MAX_SAMPLES = 64 };
+
+typedef struct { unsigned metric; double start, value; } GpmStep;
+typedef struct { unsigned pid; unsigned long long bytes; unsigned gpu_instance, compute_instance; } Process;
 
 typedef struct Device {
     char uuid[96], name[96];
@@ -45,11 +59,16 @@ typedef struct Device {
     double wave_w, wave_period, wave_duty, wave_phase;
     double update, window, offset, reset;
     double utilization, memory, temperature, clock, limit, max_limit, reasons;
+    double module_w;
+    GpmStep gpm[MAX_GPM_STEPS];
+    Process processes[MAX_PROCESSES];
+    int num_gpm, num_processes, found_in; /* the driver's load in which the handle was last looked up */
 } Device;
 
-typedef struct { char call[64]; int code, gpu, after, times; double hang; } Rule;
+typedef struct { char call[64]; int code, gpu, after, times; double hang, slow; } Rule;
 typedef struct { char call[64]; long count; } Count;
-typedef struct { unsigned field; int type; int has_raw; unsigned long long raw; } FieldRule;
+typedef struct { unsigned field; int type; int has_raw, times; unsigned long long raw; } FieldRule; /* has_raw 2: NaN */
+typedef struct { const Device *device; double time; int in_use; } Sample;
 
 static Device gpus[MAX_GPUS], mig_devices[MAX_GPUS * MAX_MIGS];
 static int num_gpus, num_mig_devices, refcount, is_virtual;
@@ -58,6 +77,9 @@ static Rule rules[MAX_RULES];
 static Count counts[64];
 static FieldRule field_rules[16];
 static int num_rules, num_counts, num_field_rules;
+static Sample samples[MAX_SAMPLES];
+static int misused_samples;                      /* freed ones that were written to, read or freed again */
+static int loads = 1, is_unloaded, unload_code, started_in; /* of the driver, and in which load NVML was started */
 
 static double monotonic(void) {
     struct timespec t;
@@ -101,7 +123,7 @@ static double last_update(const Device *d) {
 static double energy_j(const Device *d) {
     double t = last_update(d);
     if (d->has_reset && now() >= d->reset) return t > d->reset ? integral(d, t) - integral(d, d->reset) : 0;
-    return d->offset + integral(d, t);
+    return d->offset + integral(d, t) + d->module_w * t;
 }
 
 static double average_power(const Device *d) {
@@ -117,12 +139,23 @@ EXPORT void fake_nvml_reset(void) {
     num_gpus = num_mig_devices = refcount = is_virtual = num_rules = num_counts = num_field_rules = 0;
     virtual_now = 0;
     real_start = monotonic();
+    memset(samples, 0, sizeof samples);
+    misused_samples = is_unloaded = started_in = 0;
+    loads = 1;
 }
 
 EXPORT void fake_nvml_set_time(double seconds) { virtual_now = seconds; }
 EXPORT double fake_nvml_time(void) { return now(); }
 EXPORT int fake_nvml_refcount(void) { return refcount; }
 EXPORT double fake_nvml_joules(int gpu, double t) { return integral(&gpus[gpu], t); }
+
+EXPORT int fake_nvml_misused_samples(void) { return misused_samples; }
+
+EXPORT int fake_nvml_samples(void) { /* GPM buffers that were not freed */
+    int alive = 0;
+    for (int i = 0; i < MAX_SAMPLES; i++) alive += samples[i].in_use;
+    return alive;
+}
 
 EXPORT long fake_nvml_calls(const char *call) {
     for (int i = 0; i < num_counts; i++)
@@ -134,7 +167,7 @@ static FieldRule *field_rule(unsigned field, int create) {
     for (int i = 0; i < num_field_rules; i++)
         if (field_rules[i].field == field) return &field_rules[i];
     if (!create || num_field_rules == 16) return NULL;
-    field_rules[num_field_rules] = (FieldRule){.field = field, .type = 1};
+    field_rules[num_field_rules] = (FieldRule){.field = field, .type = field == TOTAL_ENERGY ? 3 : 1};
     return &field_rules[num_field_rules++];
 }
 
@@ -175,9 +208,36 @@ static int set_value(Device *d, const char *key, double value) {
     return -1;
 }
 
+static int add_gpm(Device *d, unsigned metric, double start, double value) {
+    if (d->num_gpm == MAX_GPM_STEPS) return -1;
+    d->gpm[d->num_gpm++] = (GpmStep){.metric = metric, .start = start, .value = value};
+    return 0;
+}
+
+static int add_process(Device *d, unsigned pid, long long bytes) {
+    if (d->num_processes == MAX_PROCESSES) return -1;
+    d->processes[d->num_processes++] = (Process){.pid = pid, .bytes = (unsigned long long)bytes};
+    return 0;
+}
+
+static int end_process(Device *d, unsigned pid) {
+    for (int i = 0; i < d->num_processes; i++)
+        if (d->processes[i].pid == pid) { d->processes[i] = d->processes[--d->num_processes]; return 0; }
+    return -1;
+}
+
+static int load_driver(void) { /* whoever started NVML before must start it again, and counters begin at 0 */
+    is_unloaded = 0;
+    loads++;
+    for (int i = 0; i < num_gpus; i++) { gpus[i].has_reset = 1; gpus[i].reset = now(); }
+    return 0;
+}
+
 static int gpu_command(const char *word, int gpu, const char *rest) {
     char text[96];
     double a, b, c, e;
+    unsigned number;
+    long long bytes;
     if (gpu < 0 || gpu >= num_gpus) return -1;
     Device *d = &gpus[gpu];
     if (!strcmp(word, "mig") && sscanf(rest, "%95s", text) == 1) return add_mig(d, text);
@@ -192,8 +252,12 @@ static int gpu_command(const char *word, int gpu, const char *rest) {
         d->wave_w = a; d->wave_period = b; d->wave_duty = c; d->wave_phase = e;
         return 0;
     }
+    if (!strcmp(word, "gpm") && sscanf(rest, "%u %lf %lf", &number, &a, &b) == 3) return add_gpm(d, number, a, b);
+    if (!strcmp(word, "process") && sscanf(rest, "%u %lld", &number, &bytes) == 2) return add_process(d, number, bytes);
+    if (!strcmp(word, "exit") && sscanf(rest, "%u", &number) == 1) return end_process(d, number);
     if (sscanf(rest, "%lf", &a) != 1) return -1;
-    if (!strcmp(word, "update")) d->update = a;
+    if (!strcmp(word, "module")) d->module_w = a;
+    else if (!strcmp(word, "update")) d->update = a;
     else if (!strcmp(word, "window")) d->window = a;
     else if (!strcmp(word, "offset")) d->offset = a;
     else if (!strcmp(word, "reset")) { d->has_reset = 1; d->reset = a; }
@@ -220,12 +284,25 @@ EXPORT int fake_nvml_command(const char *line) { /* 0, or -1 for a line that mea
         return add_rule(text, code, gpu, after, times, 0);
     if (!strcmp(word, "hang") && sscanf(line, "%*s %63s %lf", text, &seconds) == 2)
         return add_rule(text, OK, -1, 0, -1, seconds);
+    if (!strcmp(word, "slow") && sscanf(line, "%*s %63s %lf", text, &seconds) == 2) {
+        if (add_rule(text, OK, -1, 0, -1, 0)) return -1;
+        rules[num_rules - 1].slow = seconds;
+        return 0;
+    }
+    if (!strcmp(word, "unload") && sscanf(line, "%*s %d", &unload_code) == 1) { is_unloaded = 1; return 0; }
+    if (!strcmp(word, "load")) return load_driver();
     if (!strcmp(word, "clear") && sscanf(line, "%*s %63s", text) == 1) return clear_rules(text);
     if (!strcmp(word, "fieldtype") && sscanf(line, "%*s %u %d", &field, &code) == 2) {
         field_rule(field, 1)->type = code;
         return 0;
     }
-    if (!strcmp(word, "fieldraw") && sscanf(line, "%*s %u %llu", &field, &raw) == 2) {
+    if (!strcmp(word, "fieldraw") && sscanf(line, "%*s %u %95s", &field, text) == 2 && !strcmp(text, "nan")) {
+        field_rule(field, 1)->has_raw = 2;
+        field_rule(field, 1)->times = -1;
+        return 0;
+    }
+    if (!strcmp(word, "fieldraw") && sscanf(line, "%*s %u %llu %d", &field, &raw, &times) >= 2) {
+        field_rule(field, 1)->times = times;
         field_rule(field, 1)->has_raw = 1;
         field_rule(field, 1)->raw = raw;
         return 0;
@@ -259,6 +336,12 @@ static void count_call(const char *call) {
     counts[i].count++;
 }
 
+static void take(double seconds) { /* this long on the fake's clock */
+    struct timespec t = {(time_t)seconds, (long)(fmod(seconds, 1) * 1e9)};
+    if (is_virtual) virtual_now += seconds;
+    else nanosleep(&t, NULL);
+}
+
 static int ruling(const char *call, int gpu) {
     count_call(call);
     for (int i = 0; i < num_rules; i++) {
@@ -268,6 +351,7 @@ static int ruling(const char *call, int gpu) {
             struct timespec t = {(time_t)r->hang, (long)(fmod(r->hang, 1) * 1e9)};
             nanosleep(&t, NULL);
         }
+        if (r->slow > 0) take(r->slow);
         if (r->after > 0) { r->after--; continue; }
         if (r->times == 0) continue;
         if (r->times > 0) r->times--;
@@ -279,8 +363,11 @@ static int ruling(const char *call, int gpu) {
 #define ENTER(gpu) \
     do { int code_ = ruling(__func__, gpu); \
          if (code_) return code_; \
-         if (!refcount) return UNINITIALIZED; } while (0)
-#define ENTER_DEVICE(d) do { ENTER((d) ? (d)->index : -1); if (!(d)) return INVALID_ARGUMENT; } while (0)
+         if (!refcount) return UNINITIALIZED; \
+         if (is_unloaded || started_in != loads) return unload_code; } while (0)
+#define ENTER_DEVICE(d) \
+    do { ENTER((d) ? (d)->index : -1); \
+         if (!(d) || (d)->found_in != loads) return INVALID_ARGUMENT; } while (0)
 #define NO_MIG(d) do { if ((d)->parent) return NOT_SUPPORTED; } while (0)
 
 static int put_text(char *to, unsigned size, const char *text) {
@@ -291,14 +378,22 @@ static int put_text(char *to, unsigned size, const char *text) {
 
 static int start(const char *call) {
     int code = ruling(call, -1);
-    if (!code) refcount++;
+    if (!code && is_unloaded) code = unload_code;
+    if (!code && !refcount++) started_in = loads;
     return code;
 }
 
 EXPORT int nvmlInit(void) { return start("nvmlInit"); }
 EXPORT int nvmlInit_v2(void) { return start("nvmlInit"); }
 EXPORT int nvmlInitWithFlags(unsigned flags) { (void)flags; return start("nvmlInit"); }
-EXPORT int nvmlShutdown(void) { ENTER(-1); refcount--; return OK; }
+
+EXPORT int nvmlShutdown(void) {
+    int code = ruling("nvmlShutdown", -1);
+    if (code) return code;
+    if (!refcount) return UNINITIALIZED;
+    refcount--;
+    return OK;
+}
 
 EXPORT const char *nvmlErrorString(int code) {
     static char text[48];
@@ -315,6 +410,7 @@ EXPORT int nvmlDeviceGetHandleByIndex_v2(unsigned index, Device **to) {
     ENTER((int)index);
     if (index >= (unsigned)num_gpus) return INVALID_ARGUMENT;
     *to = &gpus[index];
+    (*to)->found_in = loads;
     return OK;
 }
 
@@ -325,6 +421,7 @@ EXPORT int nvmlDeviceGetHandleByUUID(const char *uuid, Device **to) {
     ENTER(found ? found->index : -1);
     if (!found) return NOT_FOUND;
     *to = found;
+    found->found_in = loads;
     return OK;
 }
 
@@ -340,6 +437,7 @@ EXPORT int nvmlDeviceGetDeviceHandleFromMigDeviceHandle(Device *d, Device **to) 
     ENTER_DEVICE(d);
     if (!d->parent) return INVALID_ARGUMENT;
     *to = d->parent;
+    (*to)->found_in = loads;
     return OK;
 }
 
@@ -353,6 +451,7 @@ EXPORT int nvmlDeviceGetMigDeviceHandleByIndex(Device *d, unsigned index, Device
     ENTER_DEVICE(d);
     if (index >= (unsigned)d->num_migs) return NOT_FOUND;
     *to = d->migs[index];
+    (*to)->found_in = loads;
     return OK;
 }
 
@@ -388,16 +487,31 @@ static Value as_type(int type, unsigned long long raw) {
     return v;
 }
 
-static void fill_field(const Device *d, Field *f) {
-    char call[32];
-    snprintf(call, sizeof call, "field:%u", f->field);
+static int field_value(Device *d, const Field *f, int *type, double *thousandths) { /* an NVML code */
+    double extra = f->scope == SCOPE_MODULE ? d->module_w : 0;
+    if (f->scope > SCOPE_MODULE || (f->scope == SCOPE_MODULE && d->module_w <= 0)) return NOT_SUPPORTED;
+    *type = f->field == TOTAL_ENERGY ? 3 : 1;
+    if (f->field == TOTAL_ENERGY) *thousandths = floor(energy_j(d) * 1e3 + 1e-6);
+    else if (f->field == POWER_AVERAGE) *thousandths = floor((average_power(d) + extra) * 1e3 + 0.5);
+    else if (f->field == POWER_INSTANT) *thousandths = floor((power_at(d, last_update(d)) + extra) * 1e3 + 0.5);
+    else return INVALID_ARGUMENT;
+    return OK;
+}
+
+static void fill_field(Device *d, Field *f) {
+    char call[32], scope[16] = "";
+    double thousandths = 0;
+    if (f->scope) snprintf(scope, sizeof scope, ":%u", f->scope);
+    snprintf(call, sizeof call, "field:%u%s", f->field, scope);
     f->code = ruling(call, d->index);
-    if (!f->code && f->field != POWER_AVERAGE && f->field != POWER_INSTANT) f->code = INVALID_ARGUMENT;
+    if (!f->code) f->code = field_value(d, f, &f->type, &thousandths);
     if (f->code) return;
     FieldRule *rule = field_rule(f->field, 0);
-    double watts = f->field == POWER_AVERAGE ? average_power(d) : power_at(d, last_update(d));
-    f->type = rule ? rule->type : 1;
-    f->value = as_type(f->type, rule && rule->has_raw ? rule->raw : (unsigned long long)(watts * 1e3 + 0.5));
+    if (rule) f->type = rule->type;
+    int is_raw = rule && rule->has_raw && rule->times;
+    if (is_raw && rule->times > 0) rule->times--;
+    f->value = as_type(f->type, is_raw ? rule->raw : (unsigned long long)thousandths);
+    if (is_raw && rule->has_raw == 2) f->value.d = NAN;
 }
 
 EXPORT int nvmlDeviceGetFieldValues(Device *d, int count, Field *fields) {
@@ -407,7 +521,80 @@ EXPORT int nvmlDeviceGetFieldValues(Device *d, int count, Field *fields) {
     return OK;
 }
 
+/* ---- performance monitors (GPM) ---- */
+
+typedef struct { unsigned metric; int code; double value; const char *names[3]; } Metric;
+typedef struct { unsigned version, count; Sample *earlier, *later; Metric metrics[]; } MetricsGet;
+
+EXPORT int nvmlGpmQueryDeviceSupport(Device *d, unsigned *version_and_supported) {
+    ENTER_DEVICE(d);
+    version_and_supported[1] = d->num_gpm > 0;
+    return OK;
+}
+
+EXPORT int nvmlGpmSampleAlloc(Sample **to) {
+    ENTER(-1);
+    for (int i = 0; i < MAX_SAMPLES; i++)
+        if (!samples[i].in_use) { samples[i] = (Sample){.in_use = 1}; *to = &samples[i]; return OK; }
+    return 23; /* insufficient resources */
+}
+
+EXPORT int nvmlGpmSampleFree(Sample *sample) {
+    misused_samples += !sample->in_use;
+    sample->in_use = 0;
+    ENTER(-1);
+    return OK;
+}
+
+EXPORT int nvmlGpmSampleGet(Device *d, Sample *sample) {
+    ENTER_DEVICE(d);
+    NO_MIG(d);
+    misused_samples += !sample->in_use;
+    sample->device = d;
+    sample->time = now();
+    return OK;
+}
+
+static int gpm_mean(const Device *d, unsigned metric, double from, double to, double *mean) { /* an NVML code */
+    double total = 0, value = 0, since = from;
+    int is_known = 0;
+    for (int i = 0; i < d->num_gpm; i++) {
+        const GpmStep *step = &d->gpm[i];
+        if (step->metric != metric) continue;
+        is_known = 1;
+        if (step->start >= to) break;
+        if (step->start > since) { total += value * (step->start - since); since = step->start; }
+        value = step->value;
+    }
+    *mean = to > from ? (total + value * (to - since)) / (to - from) : value;
+    return is_known ? OK : NOT_SUPPORTED;
+}
+
+EXPORT int nvmlGpmMetricsGet(MetricsGet *get) {
+    const Device *d = get->later->device;
+    ENTER(d ? d->index : -1);
+    misused_samples += !get->earlier->in_use + !get->later->in_use;
+    if (get->version != 1 || !d || d != get->earlier->device) return INVALID_ARGUMENT;
+    for (unsigned i = 0; i < get->count; i++) {
+        char call[32];
+        Metric *m = &get->metrics[i];
+        snprintf(call, sizeof call, "gpm:%u", m->metric);
+        m->code = ruling(call, d->index);
+        if (!m->code) m->code = gpm_mean(d, m->metric, get->earlier->time, get->later->time, &m->value);
+    }
+    return OK;
+}
+
 /* ---- everything else ---- */
+
+EXPORT int nvmlDeviceGetComputeRunningProcesses_v3(Device *d, unsigned *count, Process *to) {
+    ENTER_DEVICE(d);
+    unsigned room = *count;
+    *count = (unsigned)d->num_processes;
+    if (*count > room || (*count && !to)) return SMALL;
+    for (unsigned i = 0; i < *count; i++) to[i] = d->processes[i];
+    return OK;
+}
 
 EXPORT int nvmlDeviceGetUtilizationRates(Device *d, unsigned *gpu_and_memory) {
     ENTER_DEVICE(d);

@@ -6,7 +6,8 @@ sampler records the reason. Nothing here knows about runs, steps or files.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from profiler.records import Component, Scope, Source
@@ -63,7 +64,11 @@ class EnergyCounter(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GaugeReading:
-    """Momentary values of one device; what it does not offer is None. Units as in `records.Reading`."""
+    """Momentary values of one device; what it does not offer is None. Units as in `records.Reading`.
+
+    Attributes:
+        news: What a reader should know from now on, by quantity: why it went missing, is asked less often or changed.
+    """
 
     power_w: float | None = None
     average_power_w: float | None = None
@@ -81,6 +86,7 @@ class GaugeReading:
     sm_clock_hz: float | None = None
     power_limit_w: float | None = None
     throttle_reasons: int | None = None
+    news: Mapping[str, str] = field(default_factory=dict)
 
 
 class Gauge(Protocol):
@@ -96,8 +102,31 @@ class Gauge(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CoTenants:
+    """Who else computes on a device that this run uses: its energy is then theirs as well.
+
+    Attributes:
+        processes: How many processes of others; None when the device does not tell.
+        memory_bytes: Device memory that they hold together; None when it is not known.
+        note: How far the count can be trusted; None when there is nothing to add.
+    """
+
+    processes: int | None
+    memory_bytes: int | None = None
+    note: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Probe:
-    """The sensors of one device: polled together, stored as one row."""
+    """The sensors of one device: polled together, stored as one row.
+
+    Attributes:
+        counter: Its energy.
+        gauge: Everything else; None when there is nothing else.
+        co_tenants: Asks who else uses the device, or raises `SensorError`. It is slow, so asked at the start and the
+            end only; None for a device that nobody shares, or that cannot tell.
+    """
 
     counter: EnergyCounter
     gauge: Gauge | None = None
+    co_tenants: Callable[[], CoTenants] | None = None

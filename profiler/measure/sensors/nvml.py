@@ -9,20 +9,23 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
-from typing import TypeVar, final
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import TypeVar
 
 import pynvml
 
 from profiler.errors import SensorError
 from profiler.measure.sensors.base import EnergyCounter, Meter, Probe
 from profiler.measure.sensors.integrated import IntegratedPower
+from profiler.measure.sensors.nvml_counter import NvmlEnergy
 from profiler.measure.sensors.nvml_device import Handle, NvmlDevice, NvmlSession, QuantityRefused
+from profiler.measure.sensors.nvml_fields import NvmlFields, PowerScopes, find_power_scopes, power_reader
 from profiler.measure.sensors.nvml_gauge import NvmlGauge
-from profiler.records import Source
-from profiler.units import J_PER_MILLIJOULE, W_PER_MILLIWATT
-
-__all__ = ["Gpu", "GpuProbes", "NvmlEnergy", "NvmlGauge", "list_gpus", "open_gpus"]
+from profiler.measure.sensors.nvml_gpm import GPM, NvmlGpm
+from profiler.measure.sensors.nvml_limits import believable
+from profiler.measure.sensors.nvml_tenants import find_co_tenants
+from profiler.units import W_PER_MILLIWATT
 
 T = TypeVar("T")
 
@@ -34,28 +37,10 @@ GAIN_SOURCE = (
 )
 
 
-@final
-class NvmlEnergy:
-    """The GPU's own energy counter: joules since the driver was loaded. Volta and newer."""
-
-    def __init__(self, device: NvmlDevice, meter: Meter) -> None:
-        """Read `device`, described by `meter`."""
-        self._device = device
-        self._meter = meter
-
-    @property
-    def meter(self) -> Meter:
-        """What is measured."""
-        return self._meter
-
-    def read(self) -> float:
-        """Joules since the driver was loaded, in steps of about 100 ms; falls when the driver is reloaded.
-
-        Raises:
-            SensorError: NVML refused.
-        """
-        millijoules = self._device.ask("energy_j", pynvml.nvmlDeviceGetTotalEnergyConsumption)
-        return float(millijoules * J_PER_MILLIJOULE)
+MODULE_NOTE = (
+    "NVML tells the power of the whole module only: processor, GPU and memory together, so no processor is measured "
+    "beside it. GPUs that share one module each tell all of it."
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,17 +104,16 @@ class GpuProbes:
     Attributes:
         probes: One a GPU, each GPU once, in the order asked for.
         reasons: A sentence for every device or quantity that could not be opened.
-        session: Our share of NVML; None when no GPU was asked for.
+        opened: What the driver holds for us.
     """
 
     probes: tuple[Probe, ...]
     reasons: tuple[str, ...]
-    session: NvmlSession | None
+    opened: ExitStack = field(default_factory=ExitStack)
 
     def close(self) -> None:
-        """Give NVML back; the user's own use of it goes on. Further calls do nothing."""
-        if self.session is not None:
-            self.session.close()
+        """Free buffers and give NVML back; the user's own use of it goes on. Further calls do nothing."""
+        self.opened.close()
 
 
 def open_gpus(uuids: Sequence[str], *, clock: Callable[[], float] = time.monotonic) -> GpuProbes:
@@ -143,22 +127,21 @@ def open_gpus(uuids: Sequence[str], *, clock: Callable[[], float] = time.monoton
         SensorError: NVML cannot be used at all. A single GPU that fails is a reason, not an error.
     """
     if not uuids:
-        return GpuProbes(probes=(), reasons=(), session=None)
-    session = NvmlSession()
-    with ExitStack() as undo:
-        undo.callback(session.close)
+        return GpuProbes(probes=(), reasons=())
+    with ExitStack() as opened:
+        session = NvmlSession()
+        opened.callback(session.close)
         parents, reasons = _whole_gpus(session, uuids)
         probes = []
         for uuid, mig_uuids in parents.items():
             try:
-                probe, missing = _open_gpu(NvmlDevice(session, uuid), mig_uuids, clock)
+                probe, missing = _open_gpu(NvmlDevice(session, uuid), mig_uuids, clock, opened)
             except SensorError as refusal:
                 reasons.append(f"{refusal} This GPU is not measured.")
             else:
                 probes.append(probe)
                 reasons.extend(missing)
-        undo.pop_all()
-    return GpuProbes(probes=tuple(probes), reasons=tuple(reasons), session=session)
+        return GpuProbes(probes=tuple(probes), reasons=tuple(reasons), opened=opened.pop_all())
 
 
 def _whole_gpus(session: NvmlSession, uuids: Sequence[str]) -> tuple[dict[str, list[str]], list[str]]:
@@ -183,39 +166,88 @@ def _parent_uuid(mig: Handle) -> str:
 
 
 def _open_gpu(
-    device: NvmlDevice, mig_uuids: Sequence[str], clock: Callable[[], float]
+    device: NvmlDevice, mig_uuids: Sequence[str], clock: Callable[[], float], opened: ExitStack
 ) -> tuple[Probe, list[str]]:
     """The sensors of one GPU, and a sentence for each quantity that it does not give.
 
     What refuses now is not tried as a counter again in this run: a sum that changes its origin is no sum.
     """
-    gauge = NvmlGauge(device, clock=clock)
-    refusals = dict(gauge.refusals())
-    name = _ask_once(device, "name", lambda gpu: str(pynvml.nvmlDeviceGetName(gpu)), refusals)
-    power_max_w = _ask_once(device, "power_max_w", _power_max_w, refusals)
+    refusals: dict[str, str] = {}
+    scopes = find_power_scopes(device)
+    meter = _meter(device, mig_uuids, scopes, refusals)
+    fields = NvmlFields(device, clock=clock, of_module=scopes.is_only_module)
+    with ExitStack() as undo:
+        gpm = _open_gpm(device, clock, refusals, undo)
+        gauge = NvmlGauge(device, fields, gpm, clock=clock)
+        refusals = {**gauge.refusals(), **refusals}
+        counter, reason = _open_counter(device, fields, scopes, meter, clock)
+        opened.callback(undo.pop_all().close)
+    reasons = [f"{sentence} It stays null." for sentence in dict.fromkeys(refusals.values())]
+    probe = Probe(counter=counter, gauge=gauge, co_tenants=partial(find_co_tenants, device))
+    return probe, [*reasons, *([reason] if reason else [])]
 
-    def meter(source: Source, *notes: str) -> Meter:
-        return Meter(
-            component="gpu",
-            device=device.uuid,
-            name=name or "NVIDIA GPU of unknown name",
-            source=source,
-            update_period_s=UPDATE_PERIOD_S,
-            relative_uncertainty=GAIN_ERROR,
-            uncertainty_source=GAIN_SOURCE,
-            power_max_w=power_max_w,
-            notes=(*_mig_notes(mig_uuids), *notes),
+
+def _open_counter(
+    device: NvmlDevice, fields: NvmlFields, scopes: PowerScopes, meter: Meter, clock: Callable[[], float]
+) -> tuple[EnergyCounter, str | None]:
+    """The energy counter, or its power integrated, with the reason."""
+    if scopes.has_both:
+        why = (
+            f"{device.uuid} is part of a module with a processor, whose joules its counter may hold as well."
         )
-
-    counter: EnergyCounter = NvmlEnergy(device, meter("counter"))
-    reasons = [f"{reason} It stays null." for reason in refusals.values()]
+        return _integrated(fields, meter, clock, why), f"{why} The GPU's own power is integrated instead."
+    counter = NvmlEnergy(device, fields, meter, clock=clock)
     try:
         counter.read()
     except QuantityRefused as refusal:
-        counter = IntegratedPower(meter("integrated", _integration_note(refusals)), gauge.power, clock=clock)
-        _check_power(gauge, refusal)
-        reasons.append(f"{refusal} Its power is integrated instead.")
-    return Probe(counter=counter, gauge=gauge), reasons
+        stand_in = _integrated(fields, meter, clock, "This GPU has no energy counter.")
+        try:
+            power_reader(fields)()
+        except QuantityRefused as no_power:
+            raise QuantityRefused(f"{refusal} Nor can its power be integrated: {no_power}") from no_power
+        return stand_in, f"{refusal} Its power is integrated instead."
+    return counter, None
+
+
+def _integrated(fields: NvmlFields, meter: Meter, clock: Callable[[], float], why: str) -> IntegratedPower:
+    is_mean = "power_w" not in fields.after(None).values
+    kind = "mean power over the last second" if is_mean else "instantaneous power"
+    note = f"{why} Its {kind} is integrated, so changes between two readings go unseen."
+    meter = replace(meter, source="integrated", notes=(*meter.notes, note))
+    return IntegratedPower(meter, power_reader(fields), clock=clock)
+
+
+def _open_gpm(
+    device: NvmlDevice, clock: Callable[[], float], refusals: dict[str, str], opened: ExitStack
+) -> NvmlGpm | None:
+    try:
+        gpm = NvmlGpm(device, clock=clock)
+    except QuantityRefused as refusal:
+        refusals[GPM] = str(refusal)
+        return None
+    opened.callback(gpm.close)
+    return gpm
+
+
+def _meter(
+    device: NvmlDevice, mig_uuids: Sequence[str], scopes: PowerScopes, refusals: dict[str, str]
+) -> Meter:
+    name = _ask_once(device, "name", lambda gpu: str(pynvml.nvmlDeviceGetName(gpu)), refusals)
+    of_module = scopes.is_only_module
+    return Meter(
+        component="module" if of_module else "gpu",
+        device=device.uuid,
+        name=name or "NVIDIA GPU of unknown name",
+        source="counter",
+        update_period_s=UPDATE_PERIOD_S,
+        relative_uncertainty=GAIN_ERROR,
+        uncertainty_source=GAIN_SOURCE,
+        power_max_w=None
+        if of_module
+        else _ask_once(device, "power_max_w", partial(_power_max_w, device.uuid), refusals),
+        scope="module" if of_module else "parent_of_mig" if mig_uuids else "device",
+        notes=(*((MODULE_NOTE,) if of_module else ()), *_mig_notes(mig_uuids)),
+    )
 
 
 def _ask_once(
@@ -228,9 +260,9 @@ def _ask_once(
         return None
 
 
-def _power_max_w(gpu: Handle) -> float:
+def _power_max_w(uuid: str, gpu: Handle) -> float:
     _, most_mw = pynvml.nvmlDeviceGetPowerManagementLimitConstraints(gpu)
-    return float(most_mw * W_PER_MILLIWATT)
+    return believable(uuid, "power_max_w", float(most_mw * W_PER_MILLIWATT))
 
 
 def _mig_notes(mig_uuids: Sequence[str]) -> tuple[str, ...]:
@@ -241,15 +273,3 @@ def _mig_notes(mig_uuids: Sequence[str]) -> tuple[str, ...]:
         f"MIG: the energy is that of the whole parent GPU, of which this run used {instances}. The hardware "
         "does not meter instances, so no share is claimed.",
     )
-
-
-def _integration_note(refusals: dict[str, str]) -> str:
-    kind = "its mean power over the last second" if "power_w" in refusals else "its instantaneous power"
-    return f"This GPU has no energy counter: {kind} is integrated, so changes between two readings go unseen."
-
-
-def _check_power(gauge: NvmlGauge, no_counter: QuantityRefused) -> None:
-    try:
-        gauge.power()
-    except QuantityRefused as no_power:
-        raise QuantityRefused(f"{no_counter} Nor can its power be integrated: {no_power}") from no_power

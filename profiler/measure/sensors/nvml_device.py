@@ -1,11 +1,13 @@
 """One GPU behind NVML, by UUID: sessions, handles, and NVML's error codes as sentences.
 
 NVML counts its own init and shutdown calls, so a session of ours never disturbs the user's use of `pynvml`,
-and theirs can at worst end ours early, which the next question mends.
+and theirs can at worst end ours early, which the next question mends. The same way mends a driver that was
+reloaded: our share of NVML is given back and taken again, and devices are looked up anew by UUID.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any, TypeVar, final
@@ -45,6 +47,10 @@ _HINTS: Mapping[int, str] = {
     pynvml.NVML_ERROR_GPU_IS_LOST: "The GPU fell off the bus; look for 'Xid' in the kernel log.",
     pynvml.NVML_ERROR_RESET_REQUIRED: "The GPU must be reset by the administrator.",
     pynvml.NVML_ERROR_UNINITIALIZED: "This process shut NVML down; the next reading restarts it.",
+    pynvml.NVML_ERROR_DRIVER_NOT_LOADED: "The driver was unloaded; NVML is started again to look for it.",
+    pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH: (
+        "The driver was updated under this process, which keeps the old library until it ends."
+    ),
 }
 
 _GONE = frozenset(
@@ -58,7 +64,7 @@ _GONE = frozenset(
         pynvml.NVML_ERROR_NOT_FOUND,
     }
 )
-_STALE = _GONE | {pynvml.NVML_ERROR_INVALID_ARGUMENT}
+"""After these, NVML is started again and the device looked up anew."""
 
 
 class QuantityRefused(SensorError):
@@ -67,7 +73,11 @@ class QuantityRefused(SensorError):
 
 @final
 class NvmlSession:
-    """One initialisation of NVML that is ours, to be closed once."""
+    """One initialisation of NVML that is ours, to be closed once.
+
+    Attributes:
+        starts: How often it was started; handles and samples of an earlier start mean nothing in a later one.
+    """
 
     def __init__(self) -> None:
         """Initialise NVML.
@@ -75,26 +85,40 @@ class NvmlSession:
         Raises:
             SensorError: There is no driver, or it does not let us in.
         """
-        self._is_open = True
-        _start_nvml()
+        self.starts = 0
+        self._is_open, self._is_started = True, False
+        self._lock = threading.Lock()
+        self._start()
 
-    def revive(self) -> None:
-        """Initialise NVML again if somebody else shut it down, once for all devices of this session.
+    def restart(self, failed_start: int) -> None:
+        """Give our share of NVML back and take it again, once for all devices that failed in the same start.
 
         Raises:
             SensorError: NVML refuses, or this session is closed.
         """
+        with self._lock:
+            if self._is_open and self.starts == failed_start:
+                self._stop()
+                self._start()
         if not self._is_open:
+            self.close()  # whoever closed it meanwhile could not wait for the driver
             raise SensorError("The GPU sensors were closed; nothing can be read from them any more.")
-        try:
-            pynvml.nvmlDeviceGetCount()
-        except pynvml.NVMLError:
-            _start_nvml()
 
     def close(self) -> None:
-        """Give our share of NVML back; further calls do nothing."""
-        if self._is_open:
-            self._is_open = False
+        """Give our share of NVML back; further calls do nothing. Never waits for a restart under way."""
+        self._is_open = False
+        if self._lock.acquire(blocking=False):
+            self._stop()
+            self._lock.release()
+
+    def _start(self) -> None:
+        _start_nvml()
+        self._is_started = True
+        self.starts += 1
+
+    def _stop(self) -> None:
+        if self._is_started:
+            self._is_started = False
             with suppress(pynvml.NVMLError):
                 pynvml.nvmlShutdown()
 
@@ -116,7 +140,17 @@ class NvmlDevice:
         self.uuid = uuid
         self._session = session
         self._handle: Handle | None = None
-        self._must_revive = False
+        self._start = 0
+        self._must_restart = False
+
+    @property
+    def start(self) -> int:
+        """In which start of NVML the device was last looked up."""
+        return self._start
+
+    def renew(self) -> None:
+        """Start NVML again before the next question: its answers are no longer to be trusted."""
+        self._handle, self._must_restart = None, True
 
     def ask(self, quantity: str, call: Callable[[Handle], T]) -> T:
         """What `call` returns for this device's handle.
@@ -135,18 +169,21 @@ class NvmlDevice:
             raise self._refusal(quantity, error) from error
 
     def _find(self) -> Handle:
-        if self._must_revive:
-            self._session.revive()
-            self._must_revive = False
-        if self._handle is None:
+        if self._must_restart:
+            self._session.restart(self._start)
+            self._must_restart = False
+        if self._handle is None or self._start != self._session.starts:
+            self._start = self._session.starts
             self._handle = pynvml.nvmlDeviceGetHandleByUUID(self.uuid)
         return self._handle
 
     def _refusal(self, quantity: str, error: pynvml.NVMLError) -> SensorError:
-        if error.value in _STALE:
+        is_gone = error.value in _GONE
+        if is_gone:
+            self.renew()
+        elif error.value == pynvml.NVML_ERROR_INVALID_ARGUMENT:
             self._handle = None
-        self._must_revive = error.value == pynvml.NVML_ERROR_UNINITIALIZED
-        kind = SensorError if error.value in _GONE else QuantityRefused
+        kind = SensorError if is_gone else QuantityRefused
         hint = _HINTS.get(error.value, "")
         said = f"NVML did not give {quantity} of {self.uuid}: {error} (code {error.value})."
         return kind(f"{said} {hint}".rstrip())

@@ -1,11 +1,9 @@
-"""The momentary values of one NVIDIA GPU: powers in one batched call, slow quantities once a second."""
+"""The momentary values of one NVIDIA GPU: powers with the counter's own answer, slow quantities once a second."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, final
 
 import pynvml
@@ -13,22 +11,17 @@ import pynvml
 from profiler.errors import SensorError
 from profiler.measure.sensors.base import GaugeReading
 from profiler.measure.sensors.nvml_device import Handle, NvmlDevice, QuantityRefused
+from profiler.measure.sensors.nvml_fields import POWERS, FieldAnswer, NvmlFields
+from profiler.measure.sensors.nvml_gpm import GPM, NvmlGpm
+from profiler.measure.sensors.nvml_limits import believable
+from profiler.measure.sensors.pace import Pace
 from profiler.units import FRACTION_PER_PERCENT, HZ_PER_MEGAHERTZ, W_PER_MILLIWATT
 
-_POWER_FIELDS: Mapping[str, int] = {
-    "power_w": pynvml.NVML_FI_DEV_POWER_INSTANT,
-    "average_power_w": pynvml.NVML_FI_DEV_POWER_AVERAGE,
-}
-_UNION_MEMBERS: Mapping[int, str] = {
-    pynvml.NVML_VALUE_TYPE_DOUBLE: "dVal",
-    pynvml.NVML_VALUE_TYPE_UNSIGNED_INT: "uiVal",
-    pynvml.NVML_VALUE_TYPE_UNSIGNED_LONG: "ulVal",
-    pynvml.NVML_VALUE_TYPE_UNSIGNED_LONG_LONG: "ullVal",
-    pynvml.NVML_VALUE_TYPE_SIGNED_LONG_LONG: "sllVal",
-    pynvml.NVML_VALUE_TYPE_SIGNED_INT: "siVal",
-    pynvml.NVML_VALUE_TYPE_UNSIGNED_SHORT: "usVal",
-}
-_NOT_AVAILABLE = frozenset({-1, 2**32 - 1, 2**64 - 1})  # NVML_VALUE_NOT_AVAILABLE in each integer type
+NOTICEABLE_S = 0.2
+"""A call made less often than this, because it is slow, is worth a word."""
+
+Answers = tuple[dict[str, Any], dict[str, str]]
+"""Values in SI, and a sentence for each quantity that stays null."""
 
 
 def _event_reasons(handle: Handle) -> int:
@@ -53,74 +46,37 @@ _SLOW: Mapping[str, Callable[[Handle], float]] = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Answers:
-    """What one round of questions brought: values in SI, and a sentence for each that stays null."""
-
-    values: dict[str, Any] = field(default_factory=dict)
-    refusals: dict[str, str] = field(default_factory=dict)
-
-    def ask(self, device: NvmlDevice, quantity: str, call: Callable[[Handle], float]) -> None:
-        try:
-            self.values[quantity] = device.ask(quantity, call)
-            self.refusals.pop(quantity, None)
-        except QuantityRefused as refusal:
-            self.refusals[quantity] = str(refusal)
-
-    def ask_power(self, device: NvmlDevice) -> None:
-        """Both powers by one batched call; by the older call when the driver knows neither field.
-
-        `nvmlDeviceGetPowerUsage` is a mean over the last second on Ampere (except GA100) and newer, where
-        field 185 exists too. On GA100 and older it is instantaneous: so it does not stand in for a missing
-        field 185 where field 186 answers.
-        """
-        try:
-            fields = device.ask(
-                "power", lambda gpu: pynvml.nvmlDeviceGetFieldValues(gpu, [*_POWER_FIELDS.values()])
-            )
-        except QuantityRefused as refusal:
-            self.refusals.update(dict.fromkeys(_POWER_FIELDS, str(refusal)))
-        else:
-            for quantity, value in zip(_POWER_FIELDS, fields, strict=True):
-                self.ask(device, quantity, partial(_field_watts, value))
-        if not self.values.keys() & _POWER_FIELDS.keys():
-            self.ask(device, "average_power_w", _usage_watts)
-
-
-def _field_watts(value: Any, _: Handle) -> float:
-    """The watts in one field of a batched answer, whose success and type are its own."""
-    if value.nvmlReturn != pynvml.NVML_SUCCESS:
-        raise pynvml.NVMLError(value.nvmlReturn)
-    member = _UNION_MEMBERS.get(value.valueType)
-    if member is None:
-        raise QuantityRefused(f"NVML gave field {value.fieldId} in the unknown type {value.valueType}.")
-    milliwatts = getattr(value.value, member)
-    if milliwatts in _NOT_AVAILABLE:
-        raise QuantityRefused(f"NVML gave field {value.fieldId} as 'not available'.")
-    return float(milliwatts * W_PER_MILLIWATT)
-
-
-def _usage_watts(gpu: Handle) -> float:
-    return float(pynvml.nvmlDeviceGetPowerUsage(gpu) * W_PER_MILLIWATT)
-
-
 @final
 class NvmlGauge:
     """The momentary values of one GPU: power and utilization every time, the rest once a second.
 
     `memory_used_bytes` is everybody's on that GPU, and what the driver keeps for itself. Between two
     refreshes the slow quantities are None, not repeated: they cost more, and NVML takes a driver-wide lock.
+    A call that turns out slow is made less often still, and that is said.
     """
 
     def __init__(
-        self, device: NvmlDevice, *, clock: Callable[[], float] = time.monotonic, slow_period_s: float = 1.0
+        self,
+        device: NvmlDevice,
+        fields: NvmlFields,
+        gpm: NvmlGpm | None = None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        slow_period_s: float = 1.0,
     ) -> None:
-        """Read `device`, its slow quantities at most every `slow_period_s` seconds of `clock`."""
+        """Read `device`, its powers from `fields`, its slow quantities at most every `slow_period_s` of `clock`."""
         self._device = device
+        self._fields = fields
+        self._used: FieldAnswer | None = None
         self._clock = clock
-        self._slow_period_s = slow_period_s
-        self._slow_at_s: float | None = None
-        self._slow_answered = False
+        calls = {q: self._single(q, call) for q, call in {**_FAST, **_SLOW}.items()}
+        self._calls: dict[str, Callable[[], Answers]] = calls | ({GPM: gpm.read} if gpm else {})
+        self._paces = {
+            quantity: Pace(0.0 if quantity in _FAST else slow_period_s) for quantity in self._calls
+        }
+        self._refusals: dict[str, str] = {}
+        self._slowed: set[str] = set()
+        self._power_limit_w: float | None = None
 
     def read(self) -> GaugeReading:
         """What the GPU says now; what it refuses is None.
@@ -128,15 +84,15 @@ class NvmlGauge:
         Raises:
             SensorError: The GPU is gone, or gives none of its quantities.
         """
-        answers = self._fast()
-        if self._slow_is_due():
-            self._slow_answered = False
-            slow = self._slow()
-            self._slow_answered = bool(slow.values)
-            answers.values.update(slow.values)
-        if not answers.values and not self._slow_answered:
-            raise SensorError(next(iter(answers.refusals.values())))
-        return GaugeReading(**answers.values)
+        now_s, refused_before = self._clock(), set(self._refusals)
+        values = self._powers()
+        for quantity, call in self._calls.items():
+            if self._paces[quantity].is_due(now_s):
+                values |= self._paced(quantity, call)
+        if self._refusals.keys() >= {*POWERS, *self._calls}:
+            raise SensorError(next(iter(self._refusals.values())))
+        news = {q: sentence for q, sentence in self._refusals.items() if q not in refused_before}
+        return GaugeReading(**values, news=news | self._slowness() | self._limit_change(values))
 
     def refusals(self) -> Mapping[str, str]:
         """Ask everything once, whatever the time, and tell what the GPU does not give: quantity to reason.
@@ -144,37 +100,66 @@ class NvmlGauge:
         Raises:
             SensorError: The GPU is gone.
         """
-        return self._fast().refusals | self._slow().refusals
+        self._powers()
+        for quantity, call in self._calls.items():
+            self._asked(quantity, call)
+        return dict(self._refusals)
 
-    def power(self) -> float:
-        """Watts now; the mean of the last second where the GPU gives nothing better.
+    def _single(self, quantity: str, call: Callable[[Handle], float]) -> Callable[[], Answers]:
+        def ask() -> Answers:
+            value = self._device.ask(quantity, call)
+            believable(self._device.uuid, quantity, value)
+            return {quantity: value}, {}
 
-        Raises:
-            SensorError: The GPU gives neither, or is gone.
-        """
-        answers = _Answers()
-        answers.ask_power(self._device)
-        for quantity in _POWER_FIELDS:
-            if quantity in answers.values:
-                return float(answers.values[quantity])
-        raise QuantityRefused(answers.refusals["average_power_w"])
+        return ask
 
-    def _slow_is_due(self) -> bool:
-        now_s = self._clock()
-        if self._slow_at_s is not None and now_s - self._slow_at_s < self._slow_period_s:
-            return False
-        self._slow_at_s = now_s
-        return True
+    def _powers(self) -> dict[str, Any]:
+        self._used = self._fields.after(self._used)
+        values, refusals = self._used.values, self._used.refusals
+        return self._kept(
+            ({q: values[q] for q in POWERS if q in values}, {q: refusals[q] for q in POWERS if q in refusals})
+        )
 
-    def _fast(self) -> _Answers:
-        answers = _Answers()
-        answers.ask_power(self._device)
-        for quantity, call in _FAST.items():
-            answers.ask(self._device, quantity, call)
-        return answers
+    def _paced(self, quantity: str, call: Callable[[], Answers]) -> dict[str, Any]:
+        start_s = self._clock()
+        values = self._asked(quantity, call)
+        self._paces[quantity].made(start_s, self._clock() - start_s)
+        return values
 
-    def _slow(self) -> _Answers:
-        answers = _Answers()
-        for quantity, call in _SLOW.items():
-            answers.ask(self._device, quantity, call)
-        return answers
+    def _asked(self, quantity: str, call: Callable[[], Answers]) -> dict[str, Any]:
+        try:
+            answers = call()
+        except QuantityRefused as refusal:
+            self._refusals[quantity] = str(refusal)
+            return {}
+        self._refusals.pop(quantity, None)
+        return self._kept(answers)
+
+    def _kept(self, answers: Answers) -> dict[str, Any]:
+        """The values; what was refused is remembered until it is given again."""
+        values, refusals = answers
+        for quantity in values:
+            self._refusals.pop(quantity, None)
+        self._refusals |= refusals
+        return values
+
+    def _slowness(self) -> dict[str, str]:
+        """A sentence for each call that was found to be slow now."""
+        news = {}
+        for quantity, pace in self._paces.items():
+            if pace.is_slowed and pace.interval_s > NOTICEABLE_S and quantity not in self._slowed:
+                self._slowed.add(quantity)
+                news[f"pace of {quantity}"] = (
+                    f"NVML is slow to give {quantity} of {self._device.uuid}: it is asked every "
+                    f"{pace.interval_s:.1f} s or less often, so that it takes at most a hundredth of the time."
+                )
+        return news
+
+    def _limit_change(self, values: Mapping[str, Any]) -> dict[str, str]:
+        before_w, now_w = self._power_limit_w, values.get("power_limit_w")
+        self._power_limit_w = before_w if now_w is None else now_w
+        if before_w is None or now_w is None or before_w == now_w:
+            return {}
+        return {
+            "power limit": f"The power limit of {self._device.uuid} went from {before_w:g} W to {now_w:g} W."
+        }

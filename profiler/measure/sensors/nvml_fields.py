@@ -1,0 +1,211 @@
+"""Energy and both powers of one GPU at one instant: one batched call, whose answer counter and gauge share.
+
+`nvmlDeviceGetPowerUsage` is a mean over the last second on Ampere (except GA100) and newer, and instantaneous on
+older ones. The fields 186 (instantaneous) and 185 (mean) mean the same everywhere, so they are asked first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, final
+
+import pynvml
+
+from profiler.errors import SensorError
+from profiler.measure.sensors.nvml_device import Handle, NvmlDevice, QuantityRefused
+from profiler.measure.sensors.nvml_limits import believable
+from profiler.units import J_PER_MILLIJOULE, W_PER_MILLIWATT
+
+FRESH_S = 0.05
+"""An answer older than this belongs to an earlier round and is not shared any more."""
+
+PROCESSOR_LEAST_W = 10.0
+"""A module draws at least this much more than its GPU: an idle Grace processor and its memory draw tens of watts."""
+
+POWERS = ("power_w", "average_power_w")
+
+_ENERGY = pynvml.NVML_FI_DEV_TOTAL_ENERGY_CONSUMPTION
+_INSTANT, _MEAN = pynvml.NVML_FI_DEV_POWER_INSTANT, pynvml.NVML_FI_DEV_POWER_AVERAGE
+_GPU, _MODULE = pynvml.NVML_POWER_SCOPE_GPU, pynvml.NVML_POWER_SCOPE_MODULE
+
+_UNION_MEMBERS: Mapping[int, str] = {
+    pynvml.NVML_VALUE_TYPE_DOUBLE: "dVal",
+    pynvml.NVML_VALUE_TYPE_UNSIGNED_INT: "uiVal",
+    pynvml.NVML_VALUE_TYPE_UNSIGNED_LONG: "ulVal",
+    pynvml.NVML_VALUE_TYPE_UNSIGNED_LONG_LONG: "ullVal",
+    pynvml.NVML_VALUE_TYPE_SIGNED_LONG_LONG: "sllVal",
+    pynvml.NVML_VALUE_TYPE_SIGNED_INT: "siVal",
+    pynvml.NVML_VALUE_TYPE_UNSIGNED_SHORT: "usVal",
+}
+_NOT_AVAILABLE = frozenset({-1, 2**32 - 1, 2**64 - 1})  # NVML_VALUE_NOT_AVAILABLE in each integer type
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FieldAnswer:
+    """What one batched call brought: values in SI, and a sentence for each that stays null."""
+
+    time_s: float
+    values: Mapping[str, float]
+    refusals: Mapping[str, str]
+
+    def value(self, quantity: str) -> float:
+        """One of them.
+
+        Raises:
+            QuantityRefused: NVML did not give it.
+        """
+        if quantity not in self.values:
+            raise QuantityRefused(self.refusals[quantity])
+        return self.values[quantity]
+
+    def power(self) -> float:
+        """Watts now; the mean of the last second where the GPU gives nothing better.
+
+        Raises:
+            QuantityRefused: It gives neither.
+        """
+        return self.value("power_w" if "power_w" in self.values else "average_power_w")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PowerScopes:
+    """Whose power a GPU's fields tell: its own, or that of the module it shares with a processor.
+
+    On Grace-Hopper the energy counter was seen to be the whole module's (ml-energy/zeus#172); where a module tells its
+    own power, the counter is therefore not taken for the GPU's.
+    """
+
+    of_gpu: bool
+    of_module: bool
+
+    @property
+    def is_only_module(self) -> bool:
+        """Whether everything told is of the whole module."""
+        return self.of_module and not self.of_gpu
+
+    @property
+    def has_both(self) -> bool:
+        """Whether there are powers of both, and a counter of which it is not known whose it is."""
+        return self.of_module and self.of_gpu
+
+
+def find_power_scopes(device: NvmlDevice) -> PowerScopes:
+    """Ask for both, once. A module that tells no more than its GPU is none.
+
+    Raises:
+        SensorError: The GPU is gone.
+    """
+    gpu_w, _ = ask_fields(device, _power_fields(_GPU))
+    try:
+        module_w, _ = ask_fields(device, _power_fields(_MODULE))
+    except SensorError:  # a driver may call a scope that it does not know "not found"
+        module_w = {}
+    beyond_w = {power: watts - gpu_w.get(power, 0.0) for power, watts in module_w.items()}
+    return PowerScopes(
+        of_gpu=bool(gpu_w), of_module=bool(beyond_w) and min(beyond_w.values()) >= PROCESSOR_LEAST_W
+    )
+
+
+@final
+class NvmlFields:
+    """Asks one GPU for its energy and powers; every reader sees each answer once."""
+
+    def __init__(self, device: NvmlDevice, *, clock: Callable[[], float], of_module: bool = False) -> None:
+        """Ask `device` for its own powers, or for those of the module it sits on; `clock` is monotonic seconds."""
+        self._device = device
+        self._clock = clock
+        scope = _MODULE if of_module else _GPU
+        self._ids = {"energy_j": (_ENERGY, _GPU), **_power_fields(scope)}
+        self._has_older_call = not of_module
+        self._has_answered = False
+        self._answer: FieldAnswer | None = None
+
+    def after(self, used: FieldAnswer | None) -> FieldAnswer:
+        """An answer that the caller has not used yet: the one that another reader just got, else a new one.
+
+        Raises:
+            SensorError: The GPU is gone.
+        """
+        kept, self._answer = self._answer, None
+        if kept is None or kept is used or self._clock() - kept.time_s > FRESH_S:
+            kept = self._ask()
+        self._answer = kept
+        return kept
+
+    def _ask(self) -> FieldAnswer:
+        time_s = self._clock()
+        values, refusals = ask_fields(self._device, self._ids)
+        if self._has_older_call and not values.keys() & set(POWERS):
+            try:
+                values["average_power_w"] = self._device.ask("average_power_w", _usage_watts)
+                del refusals["average_power_w"]
+            except QuantityRefused as refusal:
+                refusals["average_power_w"] = str(refusal)
+        if self._has_answered and not values:
+            self._device.renew()  # once, whatever the code: after a reload everything may be refused with any
+        self._has_answered = bool(values)
+        return FieldAnswer(time_s=time_s, values=values, refusals=refusals)
+
+
+def _power_fields(scope: int) -> dict[str, tuple[int, int]]:
+    return {"power_w": (_INSTANT, scope), "average_power_w": (_MEAN, scope)}
+
+
+def power_reader(fields: NvmlFields) -> Callable[[], float]:
+    """A function that tells the watts now, as `FieldAnswer.power` does, never twice from one answer."""
+    used: FieldAnswer | None = None
+
+    def power() -> float:
+        nonlocal used
+        used = fields.after(used)
+        return used.power()
+
+    return power
+
+
+def ask_fields(
+    device: NvmlDevice, ids: Mapping[str, tuple[int, int]]
+) -> tuple[dict[str, float], dict[str, str]]:
+    """Fields by one batched call: values in SI, and a sentence for each that NVML refused.
+
+    Args:
+        device: The GPU.
+        ids: Field and scope of each quantity.
+
+    Raises:
+        SensorError: The GPU is gone.
+    """
+    try:
+        fields = device.ask(
+            "energy and power", lambda gpu: pynvml.nvmlDeviceGetFieldValues(gpu, [*ids.values()])
+        )
+    except QuantityRefused as refusal:
+        return {}, dict.fromkeys(ids, str(refusal))
+    values: dict[str, float] = {}
+    refusals: dict[str, str] = {}
+    for quantity, field in zip(ids, fields, strict=True):
+        try:
+            values[quantity] = device.ask(quantity, partial(_field_value, device.uuid, quantity, field))
+        except QuantityRefused as refusal:
+            refusals[quantity] = str(refusal)
+    return values, refusals
+
+
+def _field_value(uuid: str, quantity: str, field: Any, _: Handle) -> float:
+    """The value of one field of a batched answer, whose success and type are its own."""
+    if field.nvmlReturn != pynvml.NVML_SUCCESS:
+        raise pynvml.NVMLError(field.nvmlReturn)
+    member = _UNION_MEMBERS.get(field.valueType)
+    if member is None:
+        raise QuantityRefused(f"NVML gave {quantity} of {uuid} in the unknown type {field.valueType}.")
+    thousandths = getattr(field.value, member)
+    if thousandths in _NOT_AVAILABLE:
+        raise QuantityRefused(f"NVML gave {quantity} of {uuid} as 'not available'.")
+    per_si = J_PER_MILLIJOULE if quantity == "energy_j" else W_PER_MILLIWATT
+    return believable(uuid, quantity, float(thousandths * per_si))
+
+
+def _usage_watts(gpu: Handle) -> float:
+    return float(pynvml.nvmlDeviceGetPowerUsage(gpu) * W_PER_MILLIWATT)
