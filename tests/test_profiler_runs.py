@@ -15,6 +15,7 @@ from fixtures_scripted import Script, scripted_run
 
 from profiler.errors import InvalidValueError, RunNotFoundError, RunsFolderError, StoredDataError
 from profiler.metrics.overview import overview
+from profiler.metrics.points import scale_points
 from profiler.metrics.summary import summarize
 from profiler.store.folder import (
     MARK_NAME,
@@ -159,7 +160,7 @@ def test_a_damaged_manifest_is_listed_with_its_reason(tmp_path: Path, text: str,
     (_run(tmp_path, "torn") / "run.json").write_text(text)
     runs = {run.run_id: run for run in scan_runs(tmp_path)}
     assert set(runs) == {"whole", "torn"}
-    assert runs["torn"].status == "lost"
+    assert runs["torn"].status == "damaged"
     assert why in runs["torn"].manifest.notes["manifest"]
     assert overview(list(runs.values()))["run_id"].to_list() == ["whole", "torn"]
 
@@ -336,3 +337,24 @@ def test_a_second_start_is_a_second_attempt_even_if_the_first_was_deleted(tmp_pa
 def test_marks_of_no_process_are_an_empty_frame():
     assert marks_of([], "fit").columns[-1] == "process"
     assert replace(Manifest(run_id="x")).status == "running"
+
+
+def test_a_run_with_damaged_steps_is_named_and_has_no_point(tmp_path: Path):
+    for name in ("whole", "torn"):
+        scripted_run(tmp_path, name=name)
+    part = next((tmp_path / "torn").glob("attempt-*/*/steps-*.parquet"))
+    part.write_bytes(part.read_bytes()[:200])
+    runs = {run.run_id: run for run in scan_runs(tmp_path)}
+    assert runs["torn"].incomplete == {"steps"}
+    assert not runs["whole"].is_damaged
+    assert dict(overview(list(runs.values())).select("run_id", "damaged").rows()) == {
+        "torn": True,
+        "whole": False,
+    }
+    assert set(scale_points(list(runs.values()))["run_id"]) == {"whole"}
+
+
+def test_a_process_without_its_facts_makes_every_table_incomplete(tmp_path: Path):
+    run = scripted_run(tmp_path)
+    next(run.path.glob("attempt-*/*/process.json")).unlink()
+    assert scan_runs(tmp_path)[0].incomplete == {"steps", "readings", "marks"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -11,10 +12,10 @@ import typer
 from profiler.cli.carbon_options import CarbonOptions, with_carbon
 from profiler.cli.options import AsJson, RunsDir, print_json
 from profiler.errors import UnknownNameError
-from profiler.metrics.points import scale_points
+from profiler.metrics.points import is_broken, scale_points
 from profiler.report.axes import X_AXES, Y_AXES
 from profiler.report.terminal import is_wide, points_table, show
-from profiler.store.runs import open_run, scan_runs
+from profiler.store.runs import StoredRun, open_run, scan_runs
 
 
 @with_carbon
@@ -48,7 +49,7 @@ def scale(
             {
                 "points": points.to_dicts(),
                 "plot": None if plot is None else str(plot),
-                "notes": _notes(points),
+                "notes": _notes(points, stored),
             }
         )
         return
@@ -58,15 +59,19 @@ def scale(
         )
         return
     show(points_table(points, wide=is_wide()))
-    for note in _notes(points).values():
+    for note in _notes(points, stored).values():
         typer.echo(note)
     if plot is not None:
         typer.echo(f"chart written to {plot}")
 
 
-def _notes(points: pl.DataFrame) -> dict[str, str]:
+def _notes(points: pl.DataFrame, stored: Sequence[StoredRun]) -> dict[str, str]:
     """What a reader must know before comparing these points."""
     notes = {}
+    broken = [run.run_id for run in stored if is_broken(run)]
+    if broken:
+        named = ", ".join(broken[:3]) + (", ..." if len(broken) > 3 else "")
+        notes["damaged"] = f"{len(broken)} runs have damaged files and are left out: {named}."
     if points["data_sha256"].drop_nulls().n_unique() > 1:
         notes["data"] = "These points were trained on different data: their losses do not compare."
     if points["energy_source"].drop_nulls().n_unique() > 1:

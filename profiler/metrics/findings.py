@@ -98,16 +98,15 @@ def _where(case: Case) -> Finding | None:
     share = longest["duration_s"] / whole_s
     says = f"{share:.0%} of the time went into {_TITLES.get(longest['phase'], longest['phase'])}"
     numbers = {"time_share": share}
-    priced = [p for p in phases if p["energy_j"] is not None]
-    whole_j = case.summary["energy"][f"{case.summary['energy']['headline']}_j"]
+    priced = [
+        p for p in phases if p["source"] == "measured"
+    ]  # an estimate from CPU time only repeats the time
+    whole_j = case.summary["energy"]["measured_j"]
     if priced and whole_j:
         dearest = max(priced, key=lambda p: float(p["energy_j"]))
         numbers["energy_share"] = dearest["energy_j"] / whole_j
-        name = _TITLES.get(dearest["phase"], dearest["phase"])
-        estimated = "estimated " if dearest["source"] == "estimated" else ""
-        says += f", {numbers['energy_share']:.0%} of the {estimated}joules into " + (
-            "the same" if dearest is longest else name
-        )
+        name = "the same" if dearest is longest else _TITLES.get(dearest["phase"], dearest["phase"])
+        says += f", {numbers['energy_share']:.0%} of the joules into {name}"
     return Finding(finding="where", share=share, says=says + ".", numbers=numbers)
 
 

@@ -17,6 +17,7 @@ OVERVIEW_SCHEMA = pl.Schema(
         "workload": pl.String,
         "preset": pl.String,
         "status": pl.String,
+        "damaged": pl.Boolean,
         "created_at": pl.String,
         "seed": pl.Int64,
         "params": pl.Int64,
@@ -39,7 +40,7 @@ OVERVIEW_SCHEMA = pl.Schema(
 
 def overview(runs: Sequence[StoredRun], factors: CarbonFactors | None = None) -> pl.DataFrame:
     """One row a run, newest first."""
-    rows = [_row(summarize(run, factors)) for run in runs]
+    rows = [{**_row(summarize(run, factors)), "damaged": run.is_damaged} for run in runs]
     return pl.DataFrame(rows, schema=OVERVIEW_SCHEMA).sort("created_at", descending=True)
 
 

@@ -31,7 +31,12 @@ LOST_AFTER_S = 120.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredProcess:
-    """What one process of one attempt left: its facts, its tables, and what of them is damaged."""
+    """What one process of one attempt left: its facts, its tables, and what of them is damaged.
+
+    Attributes:
+        damaged: One sentence for each part that could not be read.
+        incomplete: The tables that these parts belong to: sums over them are not the run's.
+    """
 
     folder: Path
     facts: ProcessFile
@@ -39,6 +44,7 @@ class StoredProcess:
     readings: pl.DataFrame
     marks: pl.DataFrame
     damaged: tuple[str, ...]
+    incomplete: frozenset[TableName]
 
 
 class StoredRun:
@@ -55,7 +61,7 @@ class StoredRun:
 
     @cached_property
     def status(self) -> str:
-        """running, finished, interrupted, or lost (it says running, but its process is gone)."""
+        """running, finished, interrupted, lost (it says running, but its process is gone), or damaged (no manifest)."""
         return "lost" if self.manifest.status == "running" and self._is_lost() else self.manifest.status
 
     @cached_property
@@ -76,6 +82,18 @@ class StoredRun:
             if not any(p.folder == folder for p in self.processes)
         )
         return orphans + tuple(sentence for p in self.processes for sentence in p.damaged)
+
+    @property
+    def is_damaged(self) -> bool:
+        """Whether anything of it could not be read."""
+        return self.manifest.status == "damaged" or bool(self.damaged)
+
+    @cached_property
+    def incomplete(self) -> frozenset[TableName]:
+        """The tables of which a part is damaged; all of them if a process's folder has lost its `process.json`."""
+        if len(self.damaged) > sum(len(p.damaged) for p in self.processes):
+            return frozenset(SCHEMAS)
+        return frozenset[TableName]().union(*(p.incomplete for p in self.processes))
 
     def _is_lost(self) -> bool:
         age_s = _age_s(self.manifest.heartbeat or self.manifest.created_at)
@@ -132,7 +150,9 @@ def _open(folder: Path) -> StoredRun:
     try:
         return StoredRun(folder, read_manifest(folder))
     except StoredDataError as error:
-        return StoredRun(folder, Manifest(run_id=folder.name, status="lost", notes={"manifest": str(error)}))
+        return StoredRun(
+            folder, Manifest(run_id=folder.name, status="damaged", notes={"manifest": str(error)})
+        )
 
 
 def _read_process_folder(folder: Path) -> StoredProcess | None:
@@ -141,20 +161,27 @@ def _read_process_folder(folder: Path) -> StoredProcess | None:
     except StoredDataError:
         return None
     tables: dict[TableName, pl.DataFrame] = {}
-    damaged: list[str] = []
+    damaged: dict[TableName, list[str]] = {}
     for table in SCHEMAS:
-        tables[table] = _read_table(folder, table, damaged)
-    return StoredProcess(folder=folder, facts=facts, damaged=tuple(damaged), **tables)
+        tables[table], damaged[table] = _read_table(folder, table)
+    return StoredProcess(
+        folder=folder,
+        facts=facts,
+        damaged=tuple(sentence for sentences in damaged.values() for sentence in sentences),
+        incomplete=frozenset(table for table, sentences in damaged.items() if sentences),
+        **tables,
+    )
 
 
-def _read_table(folder: Path, table: TableName, damaged: list[str]) -> pl.DataFrame:
-    frames = [pl.DataFrame(schema=SCHEMAS[table])]
+def _read_table(folder: Path, table: TableName) -> tuple[pl.DataFrame, list[str]]:
+    """The rows of all whole parts, and a sentence for each part that is damaged."""
+    frames, damaged = [pl.DataFrame(schema=SCHEMAS[table])], []
     for path in sorted(folder.glob(f"{table}-*.parquet")):
         try:
             frames.append(read_part(path, table))
         except StoredDataError as error:
             damaged.append(str(error))
-    return pl.concat(frames)
+    return pl.concat(frames), damaged
 
 
 def _age_s(moment: str) -> float | None:

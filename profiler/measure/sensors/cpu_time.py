@@ -25,7 +25,8 @@ CHILDREN_REFRESH_S = 1.0
 """Finding child processes walks the process table (about 5 ms), so it is done this seldom."""
 
 
-MIN_UTILIZATION_WINDOW_S = 0.05
+MIN_UTILIZATION_WINDOW_S = 0.5
+"""The kernel counts busy time in ticks of 10 ms: over 50 of them the share is good to 2 %."""
 
 
 class ProcessTreeTime:
@@ -120,7 +121,7 @@ class CpuGauge:
     def read(self) -> GaugeReading:
         """Utilization since the last read (fraction of all hardware threads) and memory in bytes.
 
-        The kernel counts busy time in ticks of 10 ms, so over less than five of them it is not known.
+        Over less than `MIN_UTILIZATION_WINDOW_S` the utilization is not known.
         """
         rss = self._process.memory_info().rss if self._process else None
         return GaugeReading(utilization=self._utilization(), memory_used_bytes=rss)
