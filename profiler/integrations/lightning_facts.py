@@ -13,7 +13,8 @@ import torch
 from torch.utils._pytree import tree_leaves
 from torch.utils.data import DataLoader
 
-from profiler.hardware import DType, peak_flops_per_s
+from profiler.datasheets import DType
+from profiler.hardware import peak_flops_per_s
 from profiler.measure.peak import Peak, measure_peak
 from profiler.measure.probes import GpuWish
 from profiler.measure.ranks import GpuChoice
