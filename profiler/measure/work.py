@@ -10,6 +10,7 @@ import torch
 
 from profiler.errors import InvalidValueError
 from profiler.measure.batch import count_samples, count_tokens, first_shape, has_embedding
+from profiler.measure.flop_formulas import CONVENTION
 from profiler.measure.flops import Counted
 from profiler.measure.guard import Guard
 from profiler.measure.recorder import Work
@@ -68,6 +69,11 @@ class WorkCounter:
     def flops_source(self) -> str | None:
         """How model FLOPs were got; None while they are unknown."""
         return "given" if self._given["model_flops"] else self._counts.source
+
+    @property
+    def flops_convention(self) -> str | None:
+        """What the counted model FLOPs count; None while they are unknown, or the user's own."""
+        return None if self._given["model_flops"] or self._counts.source is None else CONVENTION
 
     def expect(self, batch_size: int | None) -> None:
         """What the loader says a full batch is: the first batch of a training is one."""
