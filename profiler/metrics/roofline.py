@@ -109,6 +109,8 @@ def roofline(flops_per_s: float | None, traffic: Traffic, limits: Limits) -> Roo
 
 def notes_of(place: Roofline) -> Mapping[str, str]:
     """Why a place is not known although everything it is made of is, by key of a summary."""
+    if place.intensity_flops_per_byte is None or place.ridge_flops_per_byte is None:
+        return {}
     if place.bound is None:
         return {"efficiency.roofline.bound": NOT_SHOWN}
     if place.share_of_attainable is None:
