@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import lightning as L
 import numpy as np
 import pytest
 import torch
@@ -13,7 +15,8 @@ import torch._dynamo.utils
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from profiler.measure.compiled import watched_modules
+from profiler import EfficiencyMonitor, open_run, summarize
+from profiler.measure.compiled import _as_it_was, _Call, _first_that_works, _Shape, watched_modules
 from profiler.measure.guard import Guard
 from profiler.measure.recorder import Work
 from profiler.measure.work import WorkCounter
@@ -185,6 +188,35 @@ def test_a_compiled_module_that_is_never_called_is_no_zero():
     )
 
 
+def test_several_backward_passes_are_refused():
+    """What is called between them would be missed."""
+    module, notes = _With(nn.Linear(3, 3)), dict[str, str]()
+    counter = WorkCounter(module, notes=notes, guard=Guard())
+    counter.begin(torch.zeros(2, 3))
+    for _ in range(2):
+        loss = module.part(torch.zeros(2, 3)).sum()
+        counter.begin_backward()
+        loss.backward()
+    counter.end_count()
+    assert counter.work().model_flops is None
+    assert notes["model_flops"] == (
+        "compiled modules with several backward passes a microbatch are not counted. Pass model_flops="
+    )
+
+
+def test_a_module_that_does_not_run_at_one_place_is_counted_at_the_next():
+    """A module that names its GPU cannot be run as if on a processor."""
+
+    def nowhere(device: torch.device) -> torch.device:
+        raise RuntimeError(f"expected all tensors on {device}")
+
+    shape = _Shape(torch.Size((2, 3)), (3, 1), torch.float32, torch.device("cpu"), False)
+    calls = [_Call(nn.Linear(3, 3), (shape,), {}, True, None)]
+    assert _first_that_works(calls, (nowhere, _as_it_was)).model_flops == 2 * 2 * 2 * 3 * 3
+    assert _first_that_works(calls, (_as_it_was, nowhere)).model_flops == 2 * 2 * 2 * 3 * 3
+    assert "(RuntimeError: expected all tensors on cpu)" in str(_first_that_works(calls, (nowhere,)).failed)
+
+
 def test_a_compiled_function_is_refused():
     linear = nn.Linear(3, 3)
     assert _note(linear, torch.compile(lambda x: linear(x), backend="eager")) == (
@@ -218,3 +250,47 @@ def test_a_tensor_subclass_as_input_is_refused_and_runs():
         "a compiled module's inputs cannot be noted (a NestedTensor was passed to a compiled module)."
         " Pass model_flops="
     )
+
+
+class _Lit(L.LightningModule):
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Embedding(8, 6), nn.Linear(6, 9), nn.Dropout(0.5), nn.Linear(9, 3))
+        self.net.compile(backend="eager")
+
+    def training_step(self, batch: list[torch.Tensor], batch_idx: int) -> torch.Tensor:
+        loss = self.net(batch[0]).square().mean()
+        self.log("loss", loss)
+        return loss
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+
+def _fitted(*callbacks: L.Callback) -> list[torch.Tensor]:
+    torch.manual_seed(0)
+    module, data = _Lit(), torch.utils.data.TensorDataset(torch.arange(40).reshape(10, 4) % 8)
+    trainer = L.Trainer(
+        max_epochs=1,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=list(callbacks),
+    )
+    trainer.fit(module, torch.utils.data.DataLoader(data, batch_size=5))
+    return [*module.state_dict().values(), torch.rand(3)]
+
+
+def test_a_lightning_fit_of_a_compiled_model_is_counted_and_bit_equal(tmp_path: Path):
+    monitor = EfficiencyMonitor(tmp_path, summary=False)
+    assert all(torch.equal(a, b) for a, b in zip(_fitted(), _fitted(monitor), strict=True))
+    assert monitor.run_dir is not None
+    efficient = summarize(open_run(tmp_path, monitor.run_dir.name))["efficiency"]
+    by_hand = 40 * (
+        2 * 2 * 6 * 9 + 3 * 2 * 9 * 3 + 2 * 6 * 9
+    )  # tokens; the embedding's gradient is a product too
+    assert efficient["model_flops"] == efficient["executed_flops"] == by_hand
+    assert "copies of the compiled modules" in efficient["flops_source"]
+    assert "causal attention in full" in efficient["flops_convention"]

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import io
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
+from typer.testing import CliRunner
 
-from profiler.cli.peaks import measured_peaks
-from profiler.integrations.lightning_facts import compute_dtype, find_peak
+from profiler.cli.doctor import _peaks_table
+from profiler.cli.main import app
+from profiler.datasheets import DATASHEETS, DType
+from profiler.integrations.lightning_facts import _peaks, compute_dtype, find_peak
 from profiler.measure.peak import (
     _free_bytes,
     largest_cache_bytes,
@@ -17,6 +23,8 @@ from profiler.measure.peak import (
     measure_products,
     memory_given_back,
 )
+from profiler.metrics.efficiency import mfu_of
+from profiler.store.manifest import Manifest
 
 CPU = torch.device("cpu")
 
@@ -58,12 +66,59 @@ def test_a_processor_has_no_peak_memory_to_give_back():
         pass
 
 
-def test_the_measured_rows_of_this_machine():
-    rows = [row for row in measured_peaks() if row["device"] == "cpu"]
+def test_doctor_measures_this_machine():
+    done = CliRunner().invoke(app, ["doctor", "--measure-peak", "--json"])
+    assert done.exit_code == 0, done.stderr
+    rows = [row for row in json.loads(done.stdout)["peaks"] if row["device"] == "cpu"]
     assert [row["what"] for row in rows] == ["fp32", "fp16", "bf16", "memory"]
     for row in rows:
         assert (row["measured_per_s"] or 0) > 0 or row["error"]
         assert (row["datasheet_per_s"], row["share_of_datasheet"]) == (None, None)
+
+
+def test_doctors_table_sets_what_was_measured_beside_the_datasheet():
+    card = {
+        "device": "cuda:0",
+        "name": "NVIDIA H200",
+        "error": None,
+        "datasheet_source": "NVIDIA H200 datasheet, SXM",
+    }
+    product = {
+        "what": "bf16",
+        "measured_per_s": 790e12,
+        "how": "measured: best of square matrix products, at 8192",
+    }
+    failed = {"what": "fp16", "measured_per_s": None, "how": None, "error": "[not] implemented for 'Half'"}
+    rows = [
+        {**card, **product, "datasheet_per_s": 989.5e12, "share_of_datasheet": 790 / 989.5},
+        {**card, **failed, "datasheet_per_s": None, "share_of_datasheet": None},
+    ]
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(_peaks_table(rows))
+    text = " ".join(console.export_text().split())
+    assert "NVIDIA H200 bf16 790 TFLOP/s 990 TFLOP/s 79.8 % best of square matrix products, at 8192" in text
+    assert "fp16 [not] implemented for 'Half' unknown unknown" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "bf16", "tf32", "fp32"),
+    [
+        ("NVIDIA H200", 989.5, 494.7, 66.9),
+        ("NVIDIA H100 80GB HBM3", 989.4, 494.7, 66.9),
+        ("NVIDIA L40S", 362.05, 183.0, 91.6),
+        ("NVIDIA GeForce RTX 4090", 165.2, 82.6, 82.6),
+        ("NVIDIA RTX A6000", 154.8, 77.4, 38.7),
+    ],
+)
+def test_mfu_of_a_run_by_the_name_of_its_device(name: str, bf16: float, tf32: float, fp32: float):
+    """8 devices that do 40 % of what one can, each."""
+    teras: dict[DType, float] = {"bf16": bf16, "tf32": tf32, "fp32": fp32}
+    for dtype, tera in teras.items():
+        flops, bandwidth = _peaks(None, CPU, dtype, name)
+        assert flops == (pytest.approx(tera * 1e12), f"datasheet: {DATASHEETS[name].source}")
+        assert bandwidth is not None
+        manifest = Manifest(run_id="r", peak_flops_per_s=8 * flops[0], peak_dtype=dtype)
+        assert mfu_of(8 * 0.4 * tera * 1e12, manifest) == (pytest.approx(0.4), {})
 
 
 @pytest.mark.parametrize(

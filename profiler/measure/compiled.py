@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import copy
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -30,6 +30,9 @@ MAX_CALLS = 256
 
 OUTSIDE = "matrix products run both inside and outside of compiled modules: not told apart. Pass model_flops="
 TOO_MANY_CALLS = f"compiled modules are called more than {MAX_CALLS} times a microbatch. Pass model_flops="
+SEVERAL_PASSES = (
+    "compiled modules with several backward passes a microbatch are not counted. Pass model_flops="
+)
 NEVER_CALLED = "the compiled modules were not called in the first microbatch. Pass model_flops="
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
 
@@ -91,6 +94,7 @@ class CompiledCount:
         self._restore: list[Callable[[], None]] = []
         self._depth = 0
         self._failed: str | None = None
+        self._ended = False
 
     def start(self) -> None:
         """Watch from here on."""
@@ -99,7 +103,10 @@ class CompiledCount:
         self._outside.start()
 
     def begin_backward(self) -> None:
-        """Gradients are counted on the copy."""
+        """Gradients are counted on the copy; what is called after the first backward pass would be missed."""
+        if self._ended:
+            self._failed = SEVERAL_PASSES
+        self._ended = True
         self.stop()
 
     def stop(self) -> bool:
@@ -113,14 +120,8 @@ class CompiledCount:
         failed = self._failed or self._outside.failed or (OUTSIDE if self._outside.executed_flops else None)
         if failed or not self._calls:
             return Counted.unknown(failed or NEVER_CALLED)
-        try:
-            with _nothing_drawn():
-                return _replay(self._calls)
-        except Exception as error:  # noqa: BLE001 - whatever a user's module does with tensors that hold no numbers
-            return Counted.unknown(
-                "the compiled modules cannot be run on tensors without data to count them"
-                f" ({type(error).__name__}: {_first_line(error)}). Pass model_flops="
-            )
+        with _nothing_drawn():
+            return _first_that_works(self._calls, (_on_cpu, _as_it_was))
 
     def _watch(self, module: torch.nn.Module) -> None:
         """Put a note-taker before the callable that lies on the instance; nobody else's hooks are touched."""
@@ -133,6 +134,8 @@ class CompiledCount:
                 return original(*args, **kwargs)
 
         def restore() -> None:
+            if vars(module).get(name) is not noting:
+                return  # replaced since, by somebody else
             if own:
                 object.__setattr__(module, name, original)
             else:
@@ -166,16 +169,42 @@ class CompiledCount:
             self._failed = TOO_MANY_CALLS
 
 
-def _replay(calls: list[_Call]) -> Counted:
+_Place = Callable[[torch.device], torch.device]
+
+
+def _on_cpu(device: torch.device) -> torch.device:
+    """Where a module's own kernels for one kind of device, which need numbers, are not taken."""
+    return torch.device("cpu")
+
+
+def _as_it_was(device: torch.device) -> torch.device:
+    """Where it really is, for a module that names its device."""
+    return device
+
+
+def _first_that_works(calls: list[_Call], places: Sequence[_Place]) -> Counted:
+    """The count at the first place at which the users' modules run on tensors without numbers."""
+    why = ""
+    for place in places:
+        try:
+            return _replay(calls, place)
+        except Exception as error:  # noqa: BLE001 - whatever a user's module does with such tensors
+            why = f"{type(error).__name__}: {_first_line(error)}"
+    return Counted.unknown(
+        f"the compiled modules cannot be run on tensors without data to count them ({why}). Pass model_flops="
+    )
+
+
+def _replay(calls: list[_Call], place: _Place) -> Counted:
     graphs = compiled_graphs()
     count = FlopCount()
     fake = FakeTensorMode(allow_non_fake_inputs=True)
-    copies = {id(call.module): _without_data(call.module, fake) for call in calls}
+    copies = {id(call.module): _without_data(call.module, fake, place) for call in calls}
     with fake:
         count.start()
         try:
             for call in calls:
-                _one_pass(copies[id(call.module)], call, count)
+                _one_pass(copies[id(call.module)], call, count, place)
         finally:
             count.stop()
     if compiled_graphs() != graphs:
@@ -183,11 +212,12 @@ def _replay(calls: list[_Call]) -> Counted:
     return count.counted()._replace(operator_bytes=None)  # what fusion leaves of them is not known
 
 
-def _one_pass(module: torch.nn.Module, call: _Call, count: FlopCount) -> None:
+def _one_pass(module: torch.nn.Module, call: _Call, count: FlopCount, place: _Place) -> None:
     """Forward, and backward from the sum of the outputs."""
-    args, kwargs = tree_map(_empty_of, (call.args, call.kwargs))
+    args, kwargs = tree_map(lambda value: _empty_of(value, place), (call.args, call.kwargs))
     count.in_backward = False
     kind, dtype = call.autocast or ("cpu", torch.bfloat16)
+    kind = place(torch.device(kind)).type
     with (
         torch.set_grad_enabled(call.with_grad),
         torch.autocast(kind, dtype, enabled=call.autocast is not None),
@@ -199,12 +229,12 @@ def _one_pass(module: torch.nn.Module, call: _Call, count: FlopCount) -> None:
         torch.autograd.backward(trained, [torch.empty_like(out) for out in trained])
 
 
-def _without_data(module: torch.nn.Module, fake: FakeTensorMode) -> torch.nn.Module:
+def _without_data(module: torch.nn.Module, fake: FakeTensorMode, place: _Place) -> torch.nn.Module:
     """A copy of a module with fake tensors, without hooks, and with what was compiled as it was before."""
     memo: dict[int, Any] = {}
     parts = list(module.modules())
     for tensor in (t for part in parts for t in _own_tensors(part)):
-        memo.setdefault(id(tensor), _fake_of(tensor, fake))
+        memo.setdefault(id(tensor), _fake_of(tensor, fake, place))
     for wrapper in reversed([part for part in parts if hasattr(part, "_orig_mod")]):
         memo[id(wrapper)] = copy.deepcopy(wrapper._orig_mod, memo)
     copied = copy.deepcopy(module, memo)
@@ -220,10 +250,10 @@ def _own_tensors(part: torch.nn.Module) -> Iterator[torch.Tensor]:
     yield from (value for value in vars(part).values() if isinstance(value, torch.Tensor))
 
 
-def _fake_of(tensor: torch.Tensor, fake: FakeTensorMode) -> torch.Tensor:
+def _fake_of(tensor: torch.Tensor, fake: FakeTensorMode, place: _Place) -> torch.Tensor:
     shape = replace(_shape_of(tensor), requires_grad=False)
     with fake:
-        empty = _empty_of(shape)
+        empty = _empty_of(shape, place)
     if isinstance(tensor, torch.nn.Parameter):
         return torch.nn.Parameter(empty, requires_grad=tensor.requires_grad)
     return empty  # type: ignore[no-any-return]
@@ -237,10 +267,10 @@ def _shape_of(value: Any) -> Any:
     return _Shape(value.size(), value.stride(), value.dtype, value.device, value.requires_grad)
 
 
-def _empty_of(value: Any) -> Any:
+def _empty_of(value: Any, place: _Place) -> Any:
     if not isinstance(value, _Shape):
         return value
-    tensor = torch.empty_strided(value.size, value.stride, dtype=value.dtype, device=value.device)
+    tensor = torch.empty_strided(value.size, value.stride, dtype=value.dtype, device=place(value.device))
     return tensor.requires_grad_(value.requires_grad)
 
 

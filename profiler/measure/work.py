@@ -96,7 +96,7 @@ class WorkCounter:
         if self._any_given or shape is None or shape != self._shape or self._tail() not in self._counts:
             self._shape = shape
             self._look_at(batch)
-        self._guard.call("counting FLOPs", self._counts.begin, self._tail(), self._basis())
+        self._guard.call("beginning to count FLOPs", self._counts.begin, self._tail(), self._basis())
 
     def begin_backward(self) -> None:
         """A backward pass begins."""
