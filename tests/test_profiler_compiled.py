@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import UserDict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,10 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from profiler import EfficiencyMonitor, open_run, summarize
-from profiler.measure.compiled import _as_it_was, _Call, _first_that_works, _Shape, watched_modules
+from profiler.measure.compiled import watched_modules
 from profiler.measure.guard import Guard
 from profiler.measure.recorder import Work
+from profiler.measure.replay import Call, Shape, as_it_was, first_that_works
 from profiler.measure.work import WorkCounter
 
 IDS = torch.arange(8).reshape(2, 4)
@@ -188,6 +190,47 @@ def test_a_compiled_module_that_is_never_called_is_no_zero():
     )
 
 
+class _Box:
+    """Something that is neither a number nor a tensor, nor a tree of them."""
+
+    def __init__(self, x: torch.Tensor) -> None:
+        self.x = x
+
+
+def test_an_object_that_a_module_could_change_is_not_passed_to_it_again():
+    class Fills(nn.Module):
+        def forward(self, x: torch.Tensor, box: _Box) -> torch.Tensor:
+            box.x = x
+            return x + 1
+
+    module, box = _With(Fills()), _Box(torch.zeros(1))
+    note = _note(module, lambda x: module.part(x, box) * module.head.bias)
+    assert note == (
+        "a compiled module's inputs cannot be noted (a _Box was passed to a compiled module). Pass model_flops="
+    )
+    assert type(box.x) is torch.Tensor
+
+
+@pytest.mark.parametrize(("wrap", "found"), [(UserDict, True), (_Box, False)])
+def test_outputs_are_looked_for_or_refused(wrap: Any, found: bool):
+    """An output whose tensors are not seen would leave the backward pass out."""
+
+    class Wraps(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(3, 3)
+
+        def forward(self, x: torch.Tensor) -> Any:
+            out = self.linear(x)
+            return UserDict(x=out) if wrap is UserDict else _Box(out)
+
+    shape = Shape(torch.Size((2, 3)), (3, 1), torch.float32, torch.device("cpu"), False)
+    counted = first_that_works([Call(Wraps(), (shape,), {}, True, None)], (as_it_was,))
+    assert counted.model_flops == (72 if found else 0)
+    assert (counted.failed is None) == found
+    assert found or "TypeError: a _Box was returned by a compiled module" in str(counted.failed)
+
+
 def test_several_backward_passes_are_refused():
     """What is called between them would be missed."""
     module, notes = _With(nn.Linear(3, 3)), dict[str, str]()
@@ -210,11 +253,11 @@ def test_a_module_that_does_not_run_at_one_place_is_counted_at_the_next():
     def nowhere(device: torch.device) -> torch.device:
         raise RuntimeError(f"expected all tensors on {device}")
 
-    shape = _Shape(torch.Size((2, 3)), (3, 1), torch.float32, torch.device("cpu"), False)
-    calls = [_Call(nn.Linear(3, 3), (shape,), {}, True, None)]
-    assert _first_that_works(calls, (nowhere, _as_it_was)).model_flops == 2 * 2 * 2 * 3 * 3
-    assert _first_that_works(calls, (_as_it_was, nowhere)).model_flops == 2 * 2 * 2 * 3 * 3
-    assert "(RuntimeError: expected all tensors on cpu)" in str(_first_that_works(calls, (nowhere,)).failed)
+    shape = Shape(torch.Size((2, 3)), (3, 1), torch.float32, torch.device("cpu"), False)
+    calls = [Call(nn.Linear(3, 3), (shape,), {}, True, None)]
+    assert first_that_works(calls, (nowhere, as_it_was)).model_flops == 2 * 2 * 2 * 3 * 3
+    assert first_that_works(calls, (as_it_was, nowhere)).model_flops == 2 * 2 * 2 * 3 * 3
+    assert "(RuntimeError: expected all tensors on cpu)" in str(first_that_works(calls, (nowhere,)).failed)
 
 
 def test_a_compiled_function_is_refused():
