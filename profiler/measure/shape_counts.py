@@ -9,6 +9,7 @@ import torch
 
 from profiler.measure.compiled import CompiledCount, watched_modules, why_hidden
 from profiler.measure.flops import COMPILED, Count, Counted, FlopCount, compiled_graphs
+from profiler.measure.guard import Guard
 
 MAX_SHAPES = 16
 """Shapes of batches for which FLOPs are counted; each costs one slow step."""
@@ -44,11 +45,16 @@ class _Unit(NamedTuple):
 class ShapeCounts:
     """Counts the first microbatch of each shape.
 
+    Args:
+        module: The model that is trained.
+        guard: Switches the counting off if it cannot even begin.
+
     Attributes:
         why_not: The last reason for which something could not be counted, or None.
     """
 
-    def __init__(self, module: torch.nn.Module) -> None:
+    def __init__(self, module: torch.nn.Module, guard: Guard) -> None:
+        self._guard = guard
         self._watched = watched_modules(module)
         self.why_not = why_hidden(module)
         self._countable = self.why_not is None
@@ -74,10 +80,13 @@ class ShapeCounts:
 
     def begin(self, tail: Tail, basis: Basis | None) -> None:
         """A microbatch begins; count it if its like never were."""
-        self.end()
+        if self._count or self._leaving:
+            self.end()
         self._passes = 0
-        if not self._countable or tail in self._units:
-            return
+        if self._countable and tail not in self._units:
+            self._guard.call("beginning to count FLOPs", self._start, tail, basis)
+
+    def _start(self, tail: Tail, basis: Basis | None) -> None:
         if basis is None:
             self.why_not = NO_BASIS
         elif len(self._units) >= MAX_SHAPES:
@@ -104,6 +113,11 @@ class ShapeCounts:
             self._leaving = count  # the user's own mode lies above it: it does nothing, and goes when it can
         if self._passes:
             self._keep(count.counted(), *self._key)
+
+    @property
+    def passes(self) -> int:
+        """Backward passes of the microbatch that began last."""
+        return self._passes
 
     def of(self, tail: Tail, basis: Basis | None) -> Counted | None:
         """What the microbatch that began last did, if that is known."""

@@ -54,10 +54,13 @@ class WorkCounter:
         self._given = {"tokens": tokens, "samples": samples, "model_flops": model_flops}
         self._any_given = any(self._given.values())
         self._embeds = has_embedding(module)
-        self._counts = ShapeCounts(module)
+        self._counts = ShapeCounts(module, guard)
         self._batch_size: int | None = None
         self._trainable = -1
         self._shape: torch.Size | None = None
+        self._tail: Tail = None
+        self._basis: Basis | None = None
+        self._last: tuple[int, Work] | None = None
         self._samples: int | None = None
         self._tokens: int | None = None
         self._given_flops: float | None = None
@@ -84,7 +87,7 @@ class WorkCounter:
         self.end_count()
         trainable = sum(parameter.requires_grad for parameter in self._module.parameters())
         if trainable != self._trainable:
-            self._trainable, self._shape = trainable, None
+            self._trainable, self._shape, self._tail = trainable, None, None
             self._counts.forget()
 
     def begin(self, batch: Any) -> None:
@@ -93,10 +96,11 @@ class WorkCounter:
         A batch whose first tensor has the shape of the last one's is as large: it is not looked at again.
         """
         shape = first_shape(batch)
-        if self._any_given or shape is None or shape != self._shape or self._tail() not in self._counts:
-            self._shape = shape
+        if self._any_given or shape is None or shape != self._shape or self._tail not in self._counts:
+            if shape != self._shape:
+                self._shape, self._tail = shape, None if shape is None else shape[1:]
             self._look_at(batch)
-        self._guard.call("beginning to count FLOPs", self._counts.begin, self._tail(), self._basis())
+        self._counts.begin(self._tail, self._basis)
 
     def begin_backward(self) -> None:
         """A backward pass begins."""
@@ -107,8 +111,13 @@ class WorkCounter:
         self._counts.end()
 
     def work(self) -> Work:
-        """What the microbatch that began last did."""
-        counted = self._counts.of(self._tail(), self._basis())
+        """What the microbatch that began last did; the same as the last one, if that was as large."""
+        if self._last is None or self._last[0] != self._counts.passes:
+            self._last = (self._counts.passes, self._work())
+        return self._last[1]
+
+    def _work(self) -> Work:
+        counted = self._counts.of(self._tail, self._basis)
         if counted is None:
             self._explain()
             return Work(self._samples, self._tokens, self._given_flops)
@@ -130,6 +139,10 @@ class WorkCounter:
         self._samples = self._number("samples", batch, lambda: count_samples(batch, self._batch_size))
         self._tokens = self._number("tokens", batch, lambda: count_tokens(batch, embeds=self._embeds))
         self._batch_size = None  # only the first batch is sure to be a full one
+        self._basis = Basis("tokens", self._tokens) if self._tokens else None
+        if self._basis is None and self._samples:
+            self._basis = Basis("samples", self._samples)
+        self._last = None
         if self._given["model_flops"]:
             self._given_flops = self._guard.call("model_flops", self._ask, "model_flops", batch)
 
@@ -149,15 +162,6 @@ class WorkCounter:
         self._notes["executed_flops"] = self._notes["operator_bytes"] = self._counts.why_not
         if not self._given["model_flops"]:
             self._notes["model_flops"] = self._counts.why_not
-
-    def _tail(self) -> Tail:
-        return None if self._shape is None else self._shape[1:]
-
-    def _basis(self) -> Basis | None:
-        """Tokens, else samples. Neither known: the next batch may differ."""
-        if self._tokens:
-            return Basis("tokens", self._tokens)
-        return Basis("samples", self._samples) if self._samples else None
 
     def _number(self, what: str, batch: Any, find: Callable[[], tuple[int | None, str]]) -> int | None:
         if self._given[what] is not None:
