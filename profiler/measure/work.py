@@ -60,6 +60,7 @@ class WorkCounter:
         self._shape: torch.Size | None = None
         self._tail: Tail = None
         self._basis: Basis | None = None
+        self._seen: tuple[Tail, int | None, int | None, float | None] | None = None
         self._last: tuple[int, Work] | None = None
         self._samples: int | None = None
         self._tokens: int | None = None
@@ -139,12 +140,17 @@ class WorkCounter:
         self._samples = self._number("samples", batch, lambda: count_samples(batch, self._batch_size))
         self._tokens = self._number("tokens", batch, lambda: count_tokens(batch, embeds=self._embeds))
         self._batch_size = None  # only the first batch is sure to be a full one
-        self._basis = Basis("tokens", self._tokens) if self._tokens else None
-        if self._basis is None and self._samples:
-            self._basis = Basis("samples", self._samples)
-        self._last = None
         if self._given["model_flops"]:
             self._given_flops = self._guard.call("model_flops", self._ask, "model_flops", batch)
+        seen = (self._tail, self._samples, self._tokens, self._given_flops)
+        if seen != self._seen or self._tail not in self._counts:
+            self._seen, self._last, self._basis = seen, None, self._find_basis()
+
+    def _find_basis(self) -> Basis | None:
+        """Tokens, else samples. Neither known: the next batch may differ."""
+        if self._tokens:
+            return Basis("tokens", self._tokens)
+        return Basis("samples", self._samples) if self._samples else None
 
     def _compare(self, counted: Counted) -> None:
         """Once, hold the count against what the user gives."""
