@@ -1,66 +1,17 @@
-"""What datasheets say of hardware: peak FLOP/s by exact device name and dtype, and the power of processors.
+"""What is known of hardware before measuring: peaks by exact device name, and the power of processors.
 
-An unknown device is None, never "the usual GPU": substring matching, defaults and sparse figures are why the
-peaks in use for one card differ by up to 3.8x between respected codebases.
+An unknown device is None, never "the usual GPU".
 """
 
 from __future__ import annotations
 
 import platform
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from profiler.codecarbon_tables import cpu_tdp_w, source_name
-
-DType = Literal["fp32", "tf32", "fp16", "bf16"]
-
-_TERA = 1e12
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Datasheet:
-    """Dense peaks (no sparsity), matrix units with 32-bit accumulation, in FLOP/s, and where they were read."""
-
-    peaks: Mapping[DType, float]
-    source: str
-
-
-def _sheet(
-    source: str, *, fp32: float, fp16: float, tf32: float | None = None, bf16: float | None = None
-) -> Datasheet:
-    teras: dict[DType, float | None] = {"fp32": fp32, "tf32": tf32, "fp16": fp16, "bf16": bf16}
-    return Datasheet(peaks={k: v * _TERA for k, v in teras.items() if v is not None}, source=source)
-
-
-_H100_SXM = _sheet("NVIDIA H100 datasheet, SXM5", fp32=66.9, tf32=494.7, fp16=989.4, bf16=989.4)
-_H200_SXM = _sheet("NVIDIA H200 datasheet, SXM", fp32=66.9, tf32=494.7, fp16=989.5, bf16=989.5)
-_A100 = _sheet("NVIDIA A100 datasheet", fp32=19.5, tf32=156.0, fp16=312.0, bf16=312.0)
-_V100_SXM = _sheet("NVIDIA V100 datasheet, SXM2", fp32=15.7, fp16=125.0)
-
-DATASHEETS: Mapping[str, Datasheet] = {
-    "NVIDIA H200": _H200_SXM,
-    "NVIDIA H100 80GB HBM3": _H100_SXM,
-    "NVIDIA H100 PCIe": _sheet("NVIDIA H100 datasheet, PCIe", fp32=51.2, tf32=378.0, fp16=756.0, bf16=756.0),
-    "NVIDIA H100 NVL": _sheet("NVIDIA H100 NVL datasheet", fp32=60.0, tf32=417.5, fp16=835.5, bf16=835.5),
-    "NVIDIA A100-SXM4-40GB": _A100,
-    "NVIDIA A100-SXM4-80GB": _A100,
-    "NVIDIA A100-PCIE-40GB": _A100,
-    "NVIDIA A100 80GB PCIe": _A100,
-    "NVIDIA L40S": _sheet("NVIDIA L40S datasheet", fp32=91.6, tf32=183.0, fp16=362.05, bf16=362.05),
-    "NVIDIA L4": _sheet("NVIDIA L4 datasheet", fp32=30.3, tf32=60.0, fp16=121.0, bf16=121.0),
-    "NVIDIA RTX A6000": _sheet(
-        "NVIDIA GA102 whitepaper, RTX A6000", fp32=38.7, tf32=77.4, fp16=154.8, bf16=154.8
-    ),
-    "NVIDIA GeForce RTX 4090": _sheet(
-        "NVIDIA Ada whitepaper, table 2, FP32 accumulate", fp32=82.6, tf32=82.6, fp16=165.2, bf16=165.2
-    ),
-    "Tesla V100-SXM2-16GB": _V100_SXM,
-    "Tesla V100-SXM2-32GB": _V100_SXM,
-    "Tesla T4": _sheet("NVIDIA T4 datasheet", fp32=8.1, fp16=65.0),
-}
+from profiler.datasheets import DATASHEETS, DType
 
 
 def peak_flops_per_s(device_name: str, dtype: DType) -> tuple[float, str] | None:
@@ -75,6 +26,18 @@ def peak_flops_per_s(device_name: str, dtype: DType) -> tuple[float, str] | None
     if sheet is None or dtype not in sheet.peaks:
         return None
     return sheet.peaks[dtype], sheet.source
+
+
+def peak_bytes_per_s(device_name: str) -> tuple[float, str] | None:
+    """Memory bandwidth of one device in bytes/s, with its datasheet; None if the exact name is not listed.
+
+    >>> peak_bytes_per_s("NVIDIA H200")
+    (4800000000000.0, 'NVIDIA H200 datasheet, SXM')
+    """
+    sheet = DATASHEETS.get(device_name)
+    if sheet is None or sheet.bytes_per_s is None:
+        return None
+    return sheet.bytes_per_s, sheet.source
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -55,8 +55,8 @@ SHOWN = {
     "": "run_id workload preset status steps tokens samples duration_s phenomenon notes",
     "energy": "measured_j measured_plus_minus_j estimated_j estimated_plus_minus_j components",
     "throughput": "tokens_per_s samples_per_s step_s_p50 step_s_p95",
-    "efficiency": "model_flops flops_source flops_per_s peak_flops_per_s peak_source mfu hfu tokens_per_j"
-    " energy_per_token_j",
+    "efficiency": "model_flops executed_flops flops_source flops_convention flops_counted_over_given flops_per_s"
+    " peak_flops_per_s peak_source mfu hfu roofline tokens_per_j energy_per_token_j",
     "memory": "peak_allocated_bytes peak_reserved_bytes peak_host_rss_bytes",
     "carbon": "carbon_intensity_g_per_kwh carbon_intensity_source pue facility_energy_kwh emissions_g emissions_low_g"
     " emissions_high_g embodied_g water_l cost",
@@ -93,6 +93,9 @@ def test_show_prints_every_key_and_a_reason_for_every_null(
     )
     assert 0.0 < shown["efficiency"]["mfu"] < 1.0
     assert shown["efficiency"]["peak_source"].startswith("measured: best of")
+    assert shown["efficiency"]["flops_counted_over_given"] == 1.0
+    assert shown["efficiency"]["roofline"]["intensity_flops_per_byte"] > 0.0
+    assert "causal attention in full" in shown["efficiency"]["flops_convention"]
     for phase in shown["phases"]:
         assert {"phase", "duration_s", "energy_j", "plus_minus_j"} <= set(phase)
 

@@ -34,7 +34,6 @@ from profiler.measure.sensors.base import Probe
 from profiler.measure.sensors.scripted import ScriptedEnergy
 from profiler.measure.session import RunFacts, Session
 from profiler.metrics.attribution import REST, WHOLE_STEP
-from profiler.metrics.efficiency import mfu_of
 from profiler.metrics.overview import OVERVIEW_SCHEMA, overview
 from profiler.metrics.points import POINT_SCHEMA, scale_points
 from profiler.metrics.summary import summarize
@@ -167,10 +166,9 @@ def test_an_mfu_above_1_is_refused_with_the_cause(tmp_path: Path):
     summary = summarize(run)
     assert summary["efficiency"]["mfu"] is None
     assert summary["notes"]["efficiency.mfu"] == (
-        "1.25e+09 FLOP/s is above the peak of 1e+09, which cannot be: the peak is of another dtype or device, or FLOPs"
-        " are counted twice. MFU is null."
+        "1.25e+09 FLOP/s is 1.25x the peak of 1e+09, which cannot be: peak_flops_per_s= is too low for these devices or"
+        " this dtype. It is one device's dense peak; leave it out for the datasheet's. MFU is null."
     )
-    assert mfu_of(1e9, 1e9) == (1.0, {})
     assert scale_points([run])["mfu"].to_list() == [None]
 
 

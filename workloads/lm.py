@@ -28,7 +28,7 @@ from profiler.workload import RunRequest, check_preset
 from workloads.corpus import Corpus, load_corpus, repetition
 from workloads.lm_settings import PRESETS, WIDTHS, LMSettings
 from workloads.lm_training import fit
-from workloads.transformer import FLOPS_FORMULA, model_flops_per_token, num_params
+from workloads.transformer import FLOPS_CONVENTION, FLOPS_FORMULA, model_flops_per_token, num_params
 
 BYTES_PER_PARAM = 16
 """Weight, gradient and two moments of AdamW, each in fp32."""
@@ -159,6 +159,7 @@ def _facts(request: RunRequest, corpus: Corpus, notes: Mapping[str, str]) -> Run
             "vocab_size": corpus.vocab_size,
         },
         flops_formula=FLOPS_FORMULA,
+        flops_convention=FLOPS_CONVENTION,
         carbon=request.carbon,
         notes=notes,
     )

@@ -18,6 +18,10 @@ from torch import Tensor, nn
 from profiler.errors import InvalidValueError
 
 FLOPS_FORMULA = "tokens x (6 N + 12 n_layer d_model seq_len); N without embedding; attention in full"
+FLOPS_CONVENTION = (
+    "multiply-add = 2; matrix products and attention of forward and backward; causal attention in full; no"
+    " recomputation, embedding look-up, element-wise work or optimizer"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -15,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from profiler.cli.options import AsJson, print_json
+from profiler.cli.run import wait_passively
 from profiler.errors import SensorError
 from profiler.measure.probes import GpuWish, OpenProbes, open_probes
 from profiler.measure.ranks import Place
@@ -35,13 +37,24 @@ _PACKAGES = (
 )
 
 
-def doctor(as_json: AsJson = False) -> None:
+MeasurePeak = Annotated[
+    bool,
+    typer.Option(
+        "--measure-peak",
+        help="Time matrix products by dtype and memory bandwidth; about 10 s on a processor.",
+    ),
+]
+
+
+def doctor(measure_peak: MeasurePeak = False, as_json: AsJson = False) -> None:
     """Say which sensors are here and which are not, and where this code was loaded from."""
     opened = open_probes(Place(rank=0, local_rank=0, world_size=1), GpuWish(choice="visible"))
     try:
         found = _examine(opened)
     finally:
         opened.close()
+    if measure_peak:
+        found["peaks"] = _peaks()
     if as_json:
         print_json(found)
     else:
@@ -60,6 +73,31 @@ def _examine(opened: OpenProbes) -> dict[str, Any]:
             key: os.environ.get(key) for key in ("CUDA_VISIBLE_DEVICES", "OMP_WAIT_POLICY", "OMP_NUM_THREADS")
         },
     }
+
+
+def _peaks() -> list[dict[str, Any]]:
+    """Only here is torch loaded: everything else that doctor says comes without it."""
+    wait_passively()
+    from profiler.cli.peaks import measured_peaks
+
+    return measured_peaks()
+
+
+def _peaks_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    table = Table(box=None, header_style="bold", padding=(0, 1))
+    for name in ("device", "what", "measured", "datasheet", "share", "how"):
+        table.add_column(name, overflow="fold")
+    for row in rows:
+        unit = "B/s" if row["what"] == "memory" else "FLOP/s"
+        table.add_row(
+            Text(row["name"]),
+            row["what"],
+            Text(row["error"] or format_quantity(row["measured_per_s"], unit)),
+            format_quantity(row["datasheet_per_s"], unit),
+            format_quantity(row["share_of_datasheet"], "fraction"),
+            Text((row["how"] or "").removeprefix("measured: ")),
+        )
+    return table
 
 
 def _sensor(probe: Probe) -> dict[str, Any]:
@@ -113,6 +151,8 @@ def _print(found: dict[str, Any]) -> None:
     for row in found["sensors"]:
         for note in row["notes"]:
             console.print(Text(f"  {row['component']}: {note}", style="dim"))
+    if "peaks" in found:
+        console.print(_peaks_table(found["peaks"]))
     for name, reason in found["missing"].items():
         console.print(Text(f"  {name}: {reason}", style="dim"))
     for package, place in found["loaded_from"].items():

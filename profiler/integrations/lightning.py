@@ -46,8 +46,8 @@ class EfficiencyMonitor(pl.Callback):
         tokens: Tokens in a batch, where they cannot be found out.
         samples: Samples in a batch, likewise.
         model_flops: FLOPs of the forward and backward pass of a batch, without recomputation, if there is a formula.
-        peak_flops_per_s: What one device can do at most; a number, `"measure"` (about 1 s before the fit), or
-            None for the datasheet's.
+        peak_flops_per_s: What one device can do at most; a number, `"measure"` (a few seconds before the fit, with its
+            memory bandwidth), or None for the datasheet's.
         facts: What else is known of the run.
         second_opinion: `"codecarbon"` has codecarbon's own tracker estimate the same run, in a process of its own on
             each host; what it says is stored beside our numbers. Its start takes 2 to 3 s before the fit.
@@ -178,7 +178,7 @@ class EfficiencyMonitor(pl.Callback):
             samples=self._samples,
             model_flops=self._model_flops,
         )
-        session.flops_source = self._facts.flops_formula or self._work_counter.flops_source
+        self._store_flops(session, self._work_counter)
         self._memory = SlowMemory(device)
         if self._second_opinion and place.local_rank == 0:
             country = CarbonFactors.of(self._facts.carbon).country
@@ -298,6 +298,8 @@ class EfficiencyMonitor(pl.Callback):
     def _end_step(self, trainer: pl.Trainer) -> None:
         assert self._session is not None
         assert self._memory is not None
+        if self._session.flops_source is None:
+            self._store_flops(self._session, self._work_counter)
         self._step += 1
         self._session.recorder.end_step(
             self._step,
@@ -344,7 +346,7 @@ class EfficiencyMonitor(pl.Callback):
         if counter:
             self._guard.call("counting FLOPs", counter.end_count)
         if session:
-            session.flops_source = self._facts.flops_formula or (counter.flops_source if counter else None)
+            self._guard.call("storing FLOPs", self._store_flops, session, counter)
             self._guard.call("storing at the end", self._store, session, status, opinion)
         if probes:
             self._guard.call("closing the sensors", probes.close)
@@ -352,6 +354,14 @@ class EfficiencyMonitor(pl.Callback):
             self._guard.call("ending the second opinion", opinion.close)
         if session and self._summary and trainer.is_global_zero and sys.stdout.isatty():
             _print_summary(session.run_dir)
+
+    def _store_flops(self, session: Session, counter: WorkCounter | None) -> None:
+        """How FLOPs were got is only known after they were."""
+        if counter is None:
+            return
+        session.flops_source = self._facts.flops_formula or counter.flops_source
+        session.flops_convention = self._facts.flops_convention or counter.flops_convention
+        session.flops_counted_over_given = counter.counted_over_given
 
     def _store(self, session: Session, status: str, opinion: CodecarbonTracker | None) -> None:
         session.recorder.enter(None)

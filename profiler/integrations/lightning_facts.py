@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sized
+from collections.abc import Mapping, Sized
 from typing import Any, Literal
 
 import lightning.pytorch as pl
@@ -13,8 +13,9 @@ import torch
 from torch.utils._pytree import tree_leaves
 from torch.utils.data import DataLoader
 
-from profiler.hardware import DType, peak_flops_per_s
-from profiler.measure.peak import Peak, measure_peak
+from profiler.datasheets import DType
+from profiler.hardware import peak_bytes_per_s, peak_flops_per_s
+from profiler.measure.peak import Peak, measure_bandwidth, measure_products, memory_given_back
 from profiler.measure.probes import GpuWish
 from profiler.measure.ranks import GpuChoice
 from profiler.measure.recorder import Memory
@@ -22,24 +23,34 @@ from profiler.measure.recorder import Memory
 MEMORY_PERIOD_S = 1.0
 
 _TORCH_DTYPE: dict[DType, torch.dtype] = {
+    "fp64": torch.float64,
     "fp32": torch.float32,
     "tf32": torch.float32,
     "fp16": torch.float16,
     "bf16": torch.bfloat16,
 }
 
+_PRECISIONS: Mapping[str, DType] = {"bf16": "bf16", "16": "fp16", "32": "fp32", "64": "fp64"}
+"""What Lightning's precisions begin with."""
+
 
 def compute_dtype(precision: str | int | None, device: torch.device) -> DType | None:
     """The dtype of matrix products under a Lightning precision; None for those without a peak of their own."""
-    text = str(precision)
-    if text.startswith("bf16"):
-        return "bf16"
-    if text.startswith("16"):
-        return "fp16"
-    if text.startswith("32"):
-        fast = device.type == "cuda" and torch.get_float32_matmul_precision() != "highest"
-        return "tf32" if fast else "fp32"
-    return None
+    text = str(precision).partition("-")[0]
+    dtype = _PRECISIONS.get(text)
+    return "tf32" if dtype == "fp32" and _rounds_to_tf32(device) else dtype
+
+
+def _rounds_to_tf32(device: torch.device) -> bool:
+    """Whether products of float32 run in the tensor cores of an Ampere or newer GPU."""
+    if device.type != "cuda" or torch.cuda.get_device_capability(device)[0] < 8:
+        return False
+    setting = getattr(
+        torch.backends.cuda.matmul, "fp32_precision", None
+    )  # PyTorch 2.9 and newer; asking for the
+    if setting is None:  # older setting there raises once a user has set the newer one
+        return torch.get_float32_matmul_precision() != "highest"
+    return bool(setting == "tf32")
 
 
 def find_peak(
@@ -48,23 +59,55 @@ def find_peak(
     precision: str | int | None,
     world_size: int,
 ) -> tuple[Peak | None, dict[str, str]]:
-    """The peak of all devices of a run together, or None with a note that says why."""
+    """The peak of all devices of a run together, or None, with notes that say what is unknown and why."""
     dtype = compute_dtype(precision, device)
-    if isinstance(wanted, int | float):
-        return Peak(flops_per_s=float(wanted) * world_size, dtype=str(dtype), source="given"), {}
-    if dtype is None:
-        return None, {
-            "mfu": f"no peak is kept for precision {precision!r}, so MFU is null. Pass peak_flops_per_s="
-        }
-    if wanted == "measure":
-        one = measure_peak(device, _TORCH_DTYPE[dtype])
-        return Peak(flops_per_s=one.flops_per_s * world_size, dtype=dtype, source=one.source), {}
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"this machine's {device.type}"
-    found = peak_flops_per_s(name, dtype)
-    if found is None:
-        why = f'No dense {dtype} peak is known for "{name}", so MFU is null for this run.'
-        return None, {"mfu": why + ' Pass peak_flops_per_s=, or peak_flops_per_s="measure".'}
-    return Peak(flops_per_s=found[0] * world_size, dtype=dtype, source=f"datasheet: {found[1]}"), {}
+    flops, bandwidth = _peaks(wanted, device, dtype, name)
+    notes = {}
+    if flops is None:
+        notes["mfu"] = _why_no_peak(precision, dtype, name)
+    if bandwidth is None:
+        notes["peak_bytes_per_s"] = (
+            f'No memory bandwidth is known for "{name}", so the run has no place on a roofline. Pass'
+            ' peak_flops_per_s="measure".'
+        )
+    if flops is None and bandwidth is None:
+        return None, notes
+    return Peak(
+        flops_per_s=flops and flops[0] * world_size,
+        dtype=str(dtype),
+        source=flops and flops[1],
+        bytes_per_s=bandwidth and bandwidth[0] * world_size,
+        bytes_source=bandwidth and bandwidth[1],
+    ), notes
+
+
+_Known = tuple[float, str] | None
+
+
+def _peaks(
+    wanted: float | Literal["measure"] | None, device: torch.device, dtype: DType | None, name: str
+) -> tuple[_Known, _Known]:
+    """FLOP/s and bytes/s of one device, each with its source."""
+    if wanted == "measure" and dtype is not None:
+        with memory_given_back(device):
+            product = measure_products(device, _TORCH_DTYPE[dtype])
+            moved = measure_bandwidth(device)
+        return (product.per_s, product.how), (moved.per_s, moved.how)
+    printed = None if dtype is None else peak_flops_per_s(name, dtype)
+    flops = (float(wanted), "given") if isinstance(wanted, int | float) else _from_sheet(printed)
+    return flops, _from_sheet(peak_bytes_per_s(name))
+
+
+def _from_sheet(found: _Known) -> _Known:
+    return found and (found[0], f"datasheet: {found[1]}")
+
+
+def _why_no_peak(precision: str | int | None, dtype: DType | None, name: str) -> str:
+    if dtype is None:
+        return f"no peak is kept for precision {precision!r}, so MFU is null. Pass peak_flops_per_s="
+    why = f'No dense {dtype} peak is known for "{name}", so MFU is null for this run.'
+    return why + ' Pass peak_flops_per_s=, or peak_flops_per_s="measure".'
 
 
 def gpu_wish(choice: GpuChoice, device: torch.device) -> GpuWish:

@@ -1,28 +1,60 @@
-"""Model FLOPs of a step: counted once, while the first microbatch runs, and scaled to the others.
+"""Counts what the operators of a microbatch do, while they run: FLOPs and bytes, with no extra pass.
 
-The count is taken from the operators that really run (matrix products, convolutions, attention; a multiply-add
-is 2 FLOPs; causal attention counted in full, as PyTorch's own registry does), with no extra pass: no second
-forward, no random numbers drawn, no state touched. Element-wise work is not counted. What runs inside
-`torch.compile` cannot be seen, so such a model needs a formula.
-
-Source: the formulas of `torch.utils.flop_counter.flop_registry`.
+No second forward, no random numbers drawn, no state touched. What runs inside `torch.compile` cannot be seen: see
+`profiler.measure.compiled`.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import torch
+from torch._ops import HigherOrderOperator
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode
-from torch.utils.flop_counter import flop_registry
 
-_FUSED_RECURRENT = ("aten::mkldnn_rnn_layer", "aten::_cudnn_rnn", "aten::miopen_rnn")
-"""Matrix products inside one operator that PyTorch's registry has no formula for: it counts them as nothing."""
+from profiler.measure.flop_formulas import operator_bytes, operator_flops, why_uncounted
+
+_FOLLOWED = (torch.Tensor, torch.nn.Parameter, FakeTensor)
+
+COMPILED = "a part of the model is compiled, and what runs there cannot be counted. Pass model_flops="
+SUBCLASSES = "tensor subclasses (nested, sharded, quantised) cannot be counted. Pass model_flops="
 
 
-_PLAIN = (torch.Tensor, torch.nn.Parameter)
+class Counted(NamedTuple):
+    """What one microbatch did; `failed` says why it is not known."""
+
+    model_flops: float
+    executed_flops: float
+    operator_bytes: float | None
+    failed: str | None = None
+
+    @classmethod
+    def unknown(cls, reason: str) -> Counted:
+        """Nothing is known, because of `reason`."""
+        return cls(0.0, 0.0, None, reason)
+
+
+class Count(Protocol):
+    """Counts one microbatch."""
+
+    def start(self) -> None:
+        """Before the forward pass."""
+        ...
+
+    def begin_backward(self) -> None:
+        """Before each backward pass."""
+        ...
+
+    def stop(self) -> bool:
+        """Count no more; False if it must be called again later, because somebody else's mode lies above."""
+        ...
+
+    def counted(self) -> Counted:
+        """The result, once the microbatch is over."""
+        ...
 
 
 class FlopCount(TorchDispatchMode):
@@ -32,15 +64,19 @@ class FlopCount(TorchDispatchMode):
     would without it, and is the reason for `failed`.
 
     Attributes:
-        flops: Counted so far, recomputed activations left out.
+        model_flops: Counted so far; recomputed activations left out.
+        executed_flops: The same with everything that is computed twice.
+        operator_bytes: What every operator took and gave, as if none was fused and nothing stayed in a cache.
         failed: Why the count is not the whole, or None.
         in_backward: Set it while the backward pass runs. An operator that runs there with gradients enabled
             recomputes an activation (`torch.utils.checkpoint`).
     """
 
+    supports_higher_order_operators = True
+
     def __init__(self) -> None:
         super().__init__()
-        self.flops = 0
+        self.model_flops = self.executed_flops = self.operator_bytes = 0
         self.failed: str | None = None
         self.in_backward = False
         self._counting = self._entered = False
@@ -57,64 +93,66 @@ class FlopCount(TorchDispatchMode):
             self._entered = True
             self.__enter__()
 
+    def begin_backward(self) -> None:
+        """What runs from here on is backward, or recomputation."""
+        self.in_backward = True
+
+    def pause(self) -> None:
+        """Let operators pass uncounted until `resume`."""
+        self._counting = False
+
+    def resume(self) -> None:
+        """Count again, if `stop` has not come in between."""
+        self._counting = self._entered
+
+    def counted(self) -> Counted:
+        """The result."""
+        if self.failed:
+            return Counted.unknown(self.failed)
+        return Counted(float(self.model_flops), float(self.executed_flops), float(self.operator_bytes))
+
     def stop(self) -> bool:
         """Count no more. Returns False if another mode lies above this one, which then stays, and does nothing."""
         self._counting = False
         if self._entered and _get_current_dispatch_mode() is self:
             self._entered = False
             self.__exit__(None, None, None)
-        if _compiled_graphs():
-            self.failed = (
-                "a part of the model is compiled, and what runs there cannot be counted. Pass model_flops="
-            )
         return not self._entered
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        """Run the operator as it is, and add its FLOPs."""
+        """Run the operator as it is, and add what it did."""
         kwargs = dict(kwargs or {})
         if not self._counting:
             return func(*args, **kwargs)
-        if any(kind not in _PLAIN for kind in types):
-            self.failed = (
-                "tensor subclasses (nested, sharded, quantised) cannot be counted. Pass model_flops="
-            )
+        if any(kind not in _FOLLOWED for kind in types):
+            self.failed = SUBCLASSES
             return func(*args, **kwargs)
-        formula = flop_registry.get(func._overloadpacket)
-        if formula is None and torch.is_inference_mode_enabled():
+        if torch.is_inference_mode_enabled() and not isinstance(func, HigherOrderOperator):
             with self:  # composite operators reach us whole in inference mode: count their parts
                 parts = func.decompose(*args, **kwargs)
             if parts is not NotImplemented:
                 return parts
         result = func(*args, **kwargs)
-        if func._schema.name in _FUSED_RECURRENT:
-            self.failed = (
-                f"{func._schema.name} (a fused recurrent layer) cannot be counted. Pass model_flops="
-            )
-        recomputed = self.in_backward and torch.is_grad_enabled()
-        if formula is not None and not recomputed:
-            self._add(formula, args, kwargs, result)
-        return result
-
-    def _add(self, formula: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
         try:
-            self.flops += int(formula(*args, **kwargs, out_val=result))
+            self._add(func, args, kwargs, result)
         except Exception as error:  # noqa: BLE001 - a formula's fault must not become the training's
             self.failed = f"the FLOP formula of an operator failed ({type(error).__name__}: {error})"
+        return result
+
+    def _add(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
+        self.operator_bytes += operator_bytes(func, args, kwargs, result)
+        flops = operator_flops(func, args, kwargs, result)
+        if flops is None:
+            self.failed = why_uncounted(func) or self.failed
+            return
+        self.executed_flops += flops.executed
+        if not (self.in_backward and torch.is_grad_enabled()):
+            self.model_flops += flops.model
 
 
-def _compiled_graphs() -> int:
+def compiled_graphs() -> int:
     """Graphs that `torch.compile` has made in this process."""
     dynamo = sys.modules.get("torch._dynamo.utils")
     return 0 if dynamo is None else int(dynamo.counters["stats"]["unique_graphs"])
-
-
-def uncountable(module: torch.nn.Module) -> str | None:
-    """Why FLOPs of `module` cannot be counted, or None if they can."""
-    for part in module.modules():
-        if hasattr(part, "_orig_mod") or getattr(part, "_compiled_call_impl", None) is not None:
-            return (
-                "the model is compiled: operators inside torch.compile cannot be counted. Pass model_flops="
-            )
-    return None

@@ -42,6 +42,8 @@ class Work(NamedTuple):
     samples: int | None = None
     tokens: int | None = None
     model_flops: float | None = None
+    executed_flops: float | None = None
+    operator_bytes: float | None = None
 
     def plus(self, other: Work) -> Work:
         """Both together; what is unknown in one is unknown in the sum."""
@@ -49,6 +51,8 @@ class Work(NamedTuple):
             _sum(self.samples, other.samples),
             _sum(self.tokens, other.tokens),
             _sum(self.model_flops, other.model_flops),
+            _sum(self.executed_flops, other.executed_flops),
+            _sum(self.operator_bytes, other.operator_bytes),
         )
 
 
@@ -250,6 +254,8 @@ class Recorder:
             samples=work.samples,
             tokens=work.tokens,
             model_flops=work.model_flops,
+            executed_flops=work.executed_flops,
+            operator_bytes=work.operator_bytes,
             memory_allocated_bytes=memory.allocated,
             memory_reserved_bytes=memory.reserved,
             memory_peak_bytes=memory.peak,

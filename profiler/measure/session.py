@@ -73,6 +73,7 @@ class RunFacts:
     data: Mapping[str, Any] = field(default_factory=dict)
     params: int | None = None
     flops_formula: str | None = None
+    flops_convention: str | None = None
     carbon: CarbonFactors | Mapping[str, Any] = field(default_factory=CarbonFactors)
     notes: Mapping[str, str] = field(default_factory=dict)
 
@@ -90,7 +91,7 @@ class Session:
         probes: The sensors that this process reads.
         guard: Switches off what fails.
         name: The run's name; None makes one.
-        peak: What the run's devices can do at most, together.
+        peak: What the run's devices can do and move at most, together.
         phases_known: As for `Recorder`.
         clock: Monotonic seconds from any origin.
         sampling_period_s: Seconds between two readings of the sensors.
@@ -117,6 +118,8 @@ class Session:
         self.guard = guard
         self.notes: dict[str, str] = dict(facts.notes)
         self.flops_source: str | None = facts.flops_formula
+        self.flops_convention: str | None = facts.flops_convention
+        self.flops_counted_over_given: float | None = None
         self._place, self._probes, self._facts, self._peak = place, tuple(probes), facts, peak
         self._clock, self._origin_s, self._wall_unix_s = clock, clock(), time.time()
         self._created_at, self._status = _utc_now(), "running"
@@ -236,6 +239,8 @@ class Session:
             params=facts.params,
             world_size=self._place.world_size,
             flops_source=self.flops_source,
+            flops_convention=self.flops_convention,
+            flops_counted_over_given=self.flops_counted_over_given,
             carbon=self._carbon,
             hardware=self._hardware,
             software=self._software,
@@ -246,7 +251,12 @@ class Session:
             return manifest
         peak = self._peak
         return replace(
-            manifest, peak_flops_per_s=peak.flops_per_s, peak_dtype=peak.dtype, peak_source=peak.source
+            manifest,
+            peak_flops_per_s=peak.flops_per_s,
+            peak_dtype=peak.dtype,
+            peak_source=peak.source,
+            peak_bytes_per_s=peak.bytes_per_s,
+            peak_bytes_source=peak.bytes_source,
         )
 
 

@@ -1,45 +1,32 @@
-"""How much work a microbatch is: samples, tokens and model FLOPs, each found out, given, or null with its reason."""
+"""How much work a microbatch is: samples, tokens and FLOPs, each found out, given, or null with its reason."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, MutableMapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
 from profiler.errors import InvalidValueError
 from profiler.measure.batch import count_samples, count_tokens, first_shape, has_embedding
-from profiler.measure.flops import FlopCount, uncountable
+from profiler.measure.flop_formulas import CONVENTION
+from profiler.measure.flops import Counted
 from profiler.measure.guard import Guard
 from profiler.measure.recorder import Work
+from profiler.measure.shape_counts import Basis, ShapeCounts, Tail, disagreement
 
-FLOPS_COUNTED = (
-    "counted on the first microbatch of each shape, scaled by its {basis}; causal attention in full, no"
-    " element-wise work, no recomputation"
-)
+WHOLE = 0.99
+"""Share of a formula's FLOPs that a count must find to be the whole of what ran."""
 
-NO_FORMULA = "no operator with a known FLOP formula ran. Pass model_flops="
-NO_BASIS = "neither samples nor tokens of a batch are known, so a count cannot be scaled. Pass model_flops="
-NO_BACKWARD = "a batch went without a backward pass, so its FLOPs are not known. Pass model_flops="
-MAX_SHAPES = 16
-"""Shapes of batches for which FLOPs are counted; each costs one slow step."""
-
-TOO_MANY_SHAPES = (
-    f"batches have more than {MAX_SHAPES} shapes, and FLOPs are counted for no more. Pass model_flops="
-)
-
-
-class _Unit(NamedTuple):
-    """FLOPs for one token or sample, as counted over a number of backward passes."""
-
-    basis: str
-    flops: float
-    passes: int
+MISSED = "the count misses a part of what the formula says, so what ran in all is not known"
+FUSED = "the model is compiled: how much of its operators' traffic fusion leaves is not known"
 
 
 class WorkCounter:
     """Counts the work of each microbatch of one model.
+
+    FLOPs are counted even where the user gives them: the executed ones are in no formula, and the two check each other.
 
     Args:
         module: The model that is trained.
@@ -48,6 +35,9 @@ class WorkCounter:
         tokens: Tokens in a batch, if the user knows better.
         samples: Samples in a batch, likewise.
         model_flops: FLOPs of a batch's forward and backward pass, likewise.
+
+    Attributes:
+        counted_over_given: Counted model FLOPs over the user's, of the first microbatch for which both are known.
     """
 
     def __init__(
@@ -64,32 +54,33 @@ class WorkCounter:
         self._given = {"tokens": tokens, "samples": samples, "model_flops": model_flops}
         self._any_given = any(self._given.values())
         self._embeds = has_embedding(module)
-        why_not = None if model_flops else uncountable(module)
-        if why_not:
-            notes["model_flops"] = why_not
-        self._countable = not model_flops and why_not is None
+        self._counts = ShapeCounts(module, guard)
         self._batch_size: int | None = None
         self._trainable = -1
-        self._count: FlopCount | None = None
-        self._leaving: FlopCount | None = None
-        self._units: dict[torch.Size | None, _Unit] = {}
         self._shape: torch.Size | None = None
+        self._tail: Tail = None
+        self._basis: Basis | None = None
+        self._seen: tuple[Tail, int | None, int | None, float | None] | None = None
+        self._last: tuple[int, Work] | None = None
         self._samples: int | None = None
         self._tokens: int | None = None
         self._given_flops: float | None = None
-        self._passes = 0
         self._once_unknown: set[str] = set()
+        self.counted_over_given: float | None = None
+        self._explain()
 
     @property
     def flops_source(self) -> str | None:
         """How model FLOPs were got; None while they are unknown."""
-        if self._given["model_flops"]:
-            return "given"
-        bases = {unit.basis for unit in self._units.values()}
-        return FLOPS_COUNTED.format(basis=" and ".join(sorted(bases))) if bases else None
+        return "given" if self._given["model_flops"] else self._counts.source
+
+    @property
+    def flops_convention(self) -> str | None:
+        """What the counted model FLOPs count; None while they are unknown, or the user's own."""
+        return None if self._given["model_flops"] or self._counts.source is None else CONVENTION
 
     def expect(self, batch_size: int | None) -> None:
-        """What the loader says a full batch is: evidence for which dimension counts samples."""
+        """What the loader says a full batch is: the first batch of a training is one."""
         self._batch_size = batch_size
 
     def begin_epoch(self) -> None:
@@ -97,42 +88,53 @@ class WorkCounter:
         self.end_count()
         trainable = sum(parameter.requires_grad for parameter in self._module.parameters())
         if trainable != self._trainable:
-            self._units, self._shape, self._trainable = {}, None, trainable
+            self._trainable, self._shape, self._tail = trainable, None, None
+            self._counts.forget()
 
     def begin(self, batch: Any) -> None:
         """Look at a microbatch before its forward pass, and count its FLOPs if its like never were.
 
         A batch whose first tensor has the shape of the last one's is as large: it is not looked at again.
         """
-        self._passes = 0
-        if self._count or self._leaving:
-            self.end_count()
-        shape = None if self._any_given else first_shape(batch)
-        if shape is None or shape != self._shape or not self._units:
-            self._shape = shape
+        shape = first_shape(batch)
+        if self._any_given or shape is None or shape != self._shape or self._tail not in self._counts:
+            if shape != self._shape:
+                self._shape, self._tail = shape, None if shape is None else shape[1:]
             self._look_at(batch)
+        self._counts.begin(self._tail, self._basis)
 
     def begin_backward(self) -> None:
         """A backward pass begins."""
-        self._passes += 1
-        if self._count:
-            self._count.in_backward = True
+        self._counts.begin_backward()
 
     def end_count(self) -> None:
         """Stop counting FLOPs: the backward pass is done, or the batch was left."""
-        if self._leaving and self._leaving.stop():
-            self._leaving = None
-        if self._count is None:
-            return
-        count, self._count = self._count, None
-        if not count.stop():
-            self._leaving = count  # the user's own mode lies above it: it does nothing, and goes when it can
-        if self._passes:
-            self._keep(count)
+        self._counts.end()
 
     def work(self) -> Work:
-        """What the microbatch that began last did."""
-        return Work(self._samples, self._tokens, self._flops())
+        """What the microbatch that began last did; the same as the last one, if that was as large."""
+        if self._last is None or self._last[0] != self._counts.passes:
+            self._last = (self._counts.passes, self._work())
+        return self._last[1]
+
+    def _work(self) -> Work:
+        counted = self._counts.of(self._tail, self._basis)
+        if counted is None:
+            self._explain()
+            return Work(self._samples, self._tokens, self._given_flops)
+        if counted.operator_bytes is None:
+            self._notes["operator_bytes"] = FUSED
+        if not self._given["model_flops"]:
+            return Work(self._samples, self._tokens, *counted[:3])
+        self._compare(counted)
+        whole = counted if (self.counted_over_given or 0.0) >= WHOLE else None
+        return Work(
+            self._samples,
+            self._tokens,
+            self._given_flops,
+            whole and whole.executed_flops,
+            whole and whole.operator_bytes,
+        )
 
     def _look_at(self, batch: Any) -> None:
         self._samples = self._number("samples", batch, lambda: count_samples(batch, self._batch_size))
@@ -140,47 +142,32 @@ class WorkCounter:
         self._batch_size = None  # only the first batch is sure to be a full one
         if self._given["model_flops"]:
             self._given_flops = self._guard.call("model_flops", self._ask, "model_flops", batch)
-        elif self._countable and self._tail() not in self._units:
-            self._start_count()
+        seen = (self._tail, self._samples, self._tokens, self._given_flops)
+        if seen != self._seen or self._tail not in self._counts:
+            self._seen, self._last, self._basis = seen, None, self._find_basis()
 
-    def _start_count(self) -> None:
-        if not self._basis():
-            self._notes["model_flops"] = NO_BASIS
-        elif len(self._units) >= MAX_SHAPES:
-            self._notes["model_flops"] = TOO_MANY_SHAPES
-        else:
-            self._count = FlopCount()
-            self._guard.call("model_flops", self._count.start)
-
-    def _keep(self, count: FlopCount) -> None:
-        basis = self._basis()
-        if count.failed or not count.flops or not basis:
-            self._notes["model_flops"] = count.failed or (NO_FORMULA if basis else NO_BASIS)
-            self._countable = False
-            self._units = {}
-        else:
-            self._units[self._tail()] = _Unit(basis[0], count.flops / basis[1], self._passes)
-
-    def _flops(self) -> float | None:
-        if self._given["model_flops"]:
-            return self._given_flops
-        unit, basis = self._units.get(self._tail()), self._basis()
-        if unit is None or basis is None or basis[0] != unit.basis:
-            return None
-        if not self._passes:
-            self._notes["model_flops"] = NO_BACKWARD
-            return None
-        return unit.flops * basis[1] * self._passes / unit.passes
-
-    def _tail(self) -> torch.Size | None:
-        """The shape of one sample: what FLOPs depend on beside how many there are."""
-        return None if self._shape is None else self._shape[1:]
-
-    def _basis(self) -> tuple[str, int] | None:
-        """What FLOPs are proportional to: tokens, else samples. Neither known: the next batch may differ."""
+    def _find_basis(self) -> Basis | None:
+        """Tokens, else samples. Neither known: the next batch may differ."""
         if self._tokens:
-            return "tokens", self._tokens
-        return ("samples", self._samples) if self._samples else None
+            return Basis("tokens", self._tokens)
+        return Basis("samples", self._samples) if self._samples else None
+
+    def _compare(self, counted: Counted) -> None:
+        """Once, hold the count against what the user gives."""
+        if self.counted_over_given is not None or not self._given_flops:
+            return
+        self.counted_over_given = counted.model_flops / self._given_flops
+        self._notes.update(disagreement(self.counted_over_given))
+        if self.counted_over_given < WHOLE:
+            self._notes["executed_flops"] = self._notes["operator_bytes"] = MISSED
+
+    def _explain(self) -> None:
+        """Note why FLOPs are not counted, under the names of what is unknown for it."""
+        if self._counts.why_not is None:
+            return
+        self._notes["executed_flops"] = self._notes["operator_bytes"] = self._counts.why_not
+        if not self._given["model_flops"]:
+            self._notes["model_flops"] = self._counts.why_not
 
     def _number(self, what: str, batch: Any, find: Callable[[], tuple[int | None, str]]) -> int | None:
         if self._given[what] is not None:

@@ -1,13 +1,14 @@
-"""Throughput, FLOP/s and MFU of a run from its steps."""
+"""Throughput, FLOP/s, MFU, HFU and the place under the roofline of a run, from its steps."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import polars as pl
 
+from profiler.metrics.roofline import OPERATORS, Limits, Traffic, notes_of, roofline
 from profiler.store.manifest import Manifest
 from profiler.store.runs import StoredProcess
 
@@ -26,6 +27,8 @@ class StepTotals:
     samples: int | None
     tokens: int | None
     model_flops: float | None
+    executed_flops: float | None
+    operator_bytes: float | None
     step_s_p50: float | None
     step_s_p95: float | None
 
@@ -35,7 +38,15 @@ def step_totals(processes: Sequence[StoredProcess]) -> StepTotals:
     every = pl.concat([p.steps for p in processes]) if processes else None
     if every is None or every.is_empty():
         return StepTotals(
-            steps=0, step_s=0.0, samples=None, tokens=None, model_flops=None, step_s_p50=None, step_s_p95=None
+            steps=0,
+            step_s=0.0,
+            samples=None,
+            tokens=None,
+            model_flops=None,
+            executed_flops=None,
+            operator_bytes=None,
+            step_s_p50=None,
+            step_s_p95=None,
         )
     durations = every.filter(pl.col("rank") == every["rank"].min())["duration_s"]
     return StepTotals(
@@ -44,6 +55,8 @@ def step_totals(processes: Sequence[StoredProcess]) -> StepTotals:
         samples=_whole_sum(every["samples"]),
         tokens=_whole_sum(every["tokens"]),
         model_flops=_whole_sum(every["model_flops"]),
+        executed_flops=_whole_sum(every["executed_flops"]),
+        operator_bytes=_whole_sum(every["operator_bytes"]),
         step_s_p50=_quantile(durations, 0.50),
         step_s_p95=_quantile(durations, 0.95),
     )
@@ -60,43 +73,92 @@ def throughput(totals: StepTotals) -> dict[str, Any]:
 
 
 def efficiency(
-    manifest: Manifest, totals: StepTotals, energy_j: float | None
+    manifest: Manifest, totals: StepTotals, energy_j: float | None, measured: Traffic | None = None
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """The `efficiency` part of a summary, and the notes that go with it.
 
     MFU is model FLOPs (no recomputation) per second inside steps, over the dense peak of the run's devices
-    together (PaLM, arXiv 2204.02311, appendix B).
+    together; HFU is the same with everything that was computed twice (PaLM, arXiv 2204.02311, appendix B).
 
     Args:
-        manifest: Has the peak.
+        manifest: Has the peaks.
         totals: Of the run.
         energy_j: Of the whole fit, measured or else estimated.
+        measured: Traffic of the devices' memory, if it was measured.
     """
     flops_per_s = _rate(totals.model_flops, totals.step_s)
-    mfu, notes = mfu_of(flops_per_s, manifest.peak_flops_per_s)
+    executed_per_s = _rate(totals.executed_flops, totals.step_s)
+    mfu, notes = mfu_of(flops_per_s, manifest)
+    hfu, hfu_notes = mfu_of(executed_per_s, manifest, "hfu")
+    limits = Limits(
+        flops_per_s=manifest.peak_flops_per_s,
+        bytes_per_s=manifest.peak_bytes_per_s,
+        bytes_source=manifest.peak_bytes_source,
+    )
+    place = roofline(executed_per_s or flops_per_s, measured or _operators(totals), limits)
     return {
         "model_flops": totals.model_flops,
+        "executed_flops": totals.executed_flops,
         "flops_source": manifest.flops_source,
+        "flops_convention": manifest.flops_convention,
+        "flops_counted_over_given": manifest.flops_counted_over_given,
         "flops_per_s": flops_per_s,
         "peak_flops_per_s": manifest.peak_flops_per_s,
         "peak_source": manifest.peak_source,
         "mfu": mfu,
-        "hfu": None,
+        "hfu": hfu,
+        "roofline": asdict(place),
         "tokens_per_j": _rate(totals.tokens, energy_j),
         "energy_per_token_j": _rate(energy_j, totals.tokens),
-    }, notes
+    }, {**notes, **hfu_notes, **notes_of(place)}
 
 
-def mfu_of(flops_per_s: float | None, peak_flops_per_s: float | None) -> tuple[float | None, dict[str, str]]:
-    """Model FLOPs utilization as a fraction; above 1 it is refused, with the likely cause."""
-    mfu = _rate(flops_per_s, peak_flops_per_s)
-    if mfu is None or mfu <= 1.0:
-        return mfu, {}
+def mfu_of(
+    flops_per_s: float | None, manifest: Manifest, name: str = "mfu"
+) -> tuple[float | None, dict[str, str]]:
+    """FLOPs utilization as a fraction; above 1 it is refused, with the likely cause.
+
+    Args:
+        flops_per_s: Model FLOP/s for MFU, executed for HFU.
+        manifest: Has the peak, and how both it and the FLOPs are known.
+        name: `mfu` or `hfu`.
+    """
+    share = _rate(flops_per_s, manifest.peak_flops_per_s)
+    if share is None or share <= 1.0:
+        return share, {}
     why = (
-        f"{flops_per_s:.3g} FLOP/s is above the peak of {peak_flops_per_s:.3g}, which cannot be: the peak is of"
-        " another dtype or device, or FLOPs are counted twice. MFU is null."
+        f"{flops_per_s:.3g} FLOP/s is {share:.3g}x the peak of {manifest.peak_flops_per_s:.3g}, which cannot be:"
+        f" {_likely_cause(manifest, share)} {name.upper()} is null."
     )
-    return None, {"efficiency.mfu": why}
+    return None, {f"efficiency.{name}": why}
+
+
+def _likely_cause(manifest: Manifest, share: float) -> str:
+    """By how the peak and the FLOPs are known; the surest first."""
+    ratio = manifest.flops_counted_over_given
+    if ratio is not None and ratio < 0.99:
+        return f"FLOPs as counted are only {ratio:.3g} of what model_flops= gives, so the formula gives too many."
+    source = manifest.peak_source or ""
+    if source.startswith("measured"):
+        return "the machine was busy while its peak was measured. Measure it again when it is idle."
+    if source == "given":
+        return (
+            "peak_flops_per_s= is too low for these devices or this dtype. It is one device's dense peak; leave it"
+            " out for the datasheet's."
+        )
+    if manifest.peak_dtype in ("fp32", "tf32", "fp64"):
+        return (
+            f"the peak is that of {manifest.peak_dtype}, and the products seem to run in a narrower dtype (autocast"
+            " within the training step, or tf32 allowed later). Say so with Trainer(precision=)."
+        )
+    if share > 1.5 and manifest.flops_source and "counted" not in manifest.flops_source:
+        return "the formula counts FLOPs twice (of all ranks, or of a whole batch for each microbatch)."
+    return "FLOPs are counted that do not run (masked attention, in full), or the clock is above the datasheet's."
+
+
+def _operators(totals: StepTotals) -> Traffic:
+    per_s = _rate(totals.operator_bytes, totals.step_s)
+    return Traffic() if per_s is None else Traffic(bytes_per_s=per_s, source=OPERATORS)
 
 
 def _rate(amount: float | None, per: float | None) -> float | None:

@@ -148,7 +148,7 @@ def _complete(
         "energy_per_token_plus_minus_j": _product(per_token, share),
         "tokens_per_j": per_joule,
         "tokens_per_j_plus_minus": _product(per_joule, share),
-        "mfu": mfu_of(point["flops_per_s"], manifest.peak_flops_per_s)[0],
+        "mfu": mfu_of(point["flops_per_s"], manifest)[0],
         "memory_bytes": _peak_memory(run),
         "emissions_g": emissions["emissions_g"],
         "emissions_low_g": emissions["emissions_low_g"],

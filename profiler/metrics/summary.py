@@ -15,6 +15,7 @@ from profiler.metrics.carbon import MADE_OF as CARBON_MADE_OF
 from profiler.metrics.carbon import Use, carbon, run_factors
 from profiler.metrics.devices import DeviceCurve, Total, device_curves, fit_windows, total
 from profiler.metrics.efficiency import efficiency, step_totals, throughput
+from profiler.metrics.roofline import measured_traffic
 from profiler.metrics.second_opinion import second_opinions
 from profiler.metrics.throttling import throttling
 from profiler.metrics.verdict import TOO_SHORT, verdict
@@ -28,7 +29,11 @@ _WHY_NULL: Mapping[str, str] = {
     "energy.measured_plus_minus_j": "no energy sensor could be read",
     "energy.estimated_j": "nothing was estimated",
     "energy.estimated_plus_minus_j": "nothing was estimated",
-    "efficiency.hfu": "executed FLOPs (with recomputation) are not counted yet",
+    "efficiency.executed_flops": "executed FLOPs (with recomputation) were not counted",
+    "efficiency.flops_convention": "whoever gave the FLOPs did not say what they count",
+    "efficiency.flops_counted_over_given": "there is no formula and count of the same batch to compare",
+    "efficiency.roofline.bytes_per_s": "neither the memory's activity nor the bytes of operators were recorded",
+    "efficiency.roofline.peak_bytes_per_s": "no memory bandwidth is known for these devices",
     "memory.peak_allocated_bytes": "the training ran on the CPU, which has no allocator statistics",
     "memory.peak_reserved_bytes": "the training ran on the CPU, which has no allocator statistics",
     "memory.peak_host_rss_bytes": "no step was long enough ago to be sampled",
@@ -43,9 +48,31 @@ _MADE_OF: Mapping[str, tuple[str, ...]] = {
     "throughput.tokens_per_s": ("tokens",),
     "throughput.samples_per_s": ("samples",),
     "efficiency.flops_source": ("efficiency.model_flops",),
+    "efficiency.flops_convention": ("efficiency.model_flops",),
     "efficiency.flops_per_s": ("efficiency.model_flops",),
     "efficiency.peak_source": ("efficiency.peak_flops_per_s",),
     "efficiency.mfu": ("efficiency.model_flops", "efficiency.peak_flops_per_s"),
+    "efficiency.hfu": ("efficiency.executed_flops", "efficiency.peak_flops_per_s"),
+    "efficiency.roofline.bytes_source": ("efficiency.roofline.bytes_per_s",),
+    "efficiency.roofline.peak_bytes_source": ("efficiency.roofline.peak_bytes_per_s",),
+    "efficiency.roofline.intensity_flops_per_byte": (
+        "efficiency.model_flops",
+        "efficiency.roofline.bytes_per_s",
+    ),
+    "efficiency.roofline.ridge_flops_per_byte": (
+        "efficiency.peak_flops_per_s",
+        "efficiency.roofline.peak_bytes_per_s",
+    ),
+    "efficiency.roofline.bound": (
+        "efficiency.roofline.intensity_flops_per_byte",
+        "efficiency.roofline.ridge_flops_per_byte",
+    ),
+    "efficiency.roofline.attainable_flops_per_s": ("efficiency.roofline.bound",),
+    "efficiency.roofline.share_of_attainable": ("efficiency.roofline.bound",),
+    "efficiency.roofline.share_of_bandwidth": (
+        "efficiency.roofline.bytes_per_s",
+        "efficiency.roofline.peak_bytes_per_s",
+    ),
     "efficiency.tokens_per_j": ("tokens", _HEADLINE),
     "efficiency.energy_per_token_j": ("tokens", _HEADLINE),
     **CARBON_MADE_OF,
@@ -54,7 +81,10 @@ _MADE_OF: Mapping[str, tuple[str, ...]] = {
 
 _STORED_AS: Mapping[str, str] = {
     "efficiency.model_flops": "model_flops",
+    "efficiency.executed_flops": "executed_flops",
     "efficiency.peak_flops_per_s": "mfu",
+    "efficiency.roofline.bytes_per_s": "operator_bytes",
+    "efficiency.roofline.peak_bytes_per_s": "peak_bytes_per_s",
 }
 """Under which name the recording process noted the reason."""
 
@@ -68,6 +98,8 @@ _OF_STEPS = (
     "memory.peak_allocated_bytes",
     "memory.peak_reserved_bytes",
     "memory.peak_host_rss_bytes",
+    "efficiency.executed_flops",
+    "efficiency.roofline.bytes_per_s",
 )
 
 
@@ -87,7 +119,8 @@ def summarize(run: StoredRun, factors: CarbonFactors | None = None) -> dict[str,
     energy = _energy(curves)
     totals = step_totals(processes)
     headline_j, headline_bar = energy[f"{energy['headline']}_j"], energy[f"{energy['headline']}_plus_minus_j"]
-    efficient, notes = efficiency(run.manifest, totals, headline_j)
+    traffic = measured_traffic(processes, run.manifest.peak_bytes_per_s)
+    efficient, notes = efficiency(run.manifest, totals, headline_j, traffic)
     chosen, bad_factors = run_factors(run, factors)
     use = Use(
         energy_j=headline_j,

@@ -13,6 +13,7 @@ SI_UNITS = frozenset(
         "W",
         "FLOP",
         "FLOP/s",
+        "B/s",
         "J/token",
         "J/sample",
         "J/FLOP",

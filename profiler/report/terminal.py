@@ -118,7 +118,9 @@ def _facts(summary: Mapping[str, Any]) -> RenderableType:
         "energy, CPU time": energy_text(energy, "estimated"),
         "energy per token": _marked(efficiency["energy_per_token_j"], "J/token", energy["headline"]),
         "FLOP/s": format_quantity(efficiency["flops_per_s"], "FLOP/s"),
-        "MFU": format_quantity(efficiency["mfu"], "fraction"),
+        "MFU": _utilization(efficiency),
+        "roofline": _roofline(efficiency["roofline"]),
+        "FLOPs count": efficiency["flops_convention"] or "unknown",
         "peak memory, host": format_quantity(summary["memory"]["peak_host_rss_bytes"], "B"),
         "peak memory, GPU": format_quantity(summary["memory"]["peak_reserved_bytes"], "B"),
         "clocks held back": _throttling(summary["throttling"]),
@@ -130,6 +132,24 @@ def _facts(summary: Mapping[str, Any]) -> RenderableType:
         if value not in ("unknown", "not measured") or name in ("energy", "energy per token", "MFU"):
             table.add_row(Text(name, style="dim"), Text(value))
     return table
+
+
+def _utilization(efficiency: Mapping[str, Any]) -> str:
+    """MFU, and HFU where something was computed twice."""
+    mfu, hfu = efficiency["mfu"], efficiency["hfu"]
+    text = format_quantity(mfu, "fraction")
+    if mfu is None or hfu is None or hfu < 1.005 * mfu:
+        return text
+    return f"{text} (with recomputation, HFU: {format_quantity(hfu, 'fraction')})"
+
+
+def _roofline(place: Mapping[str, Any]) -> str:
+    """What the run is bound by, how far it is from that roof, and from which numbers."""
+    if place["bound"] is None:
+        return "unknown"
+    share = format_quantity(place["share_of_attainable"], "fraction")
+    intensity, ridge = (f"{place[f'{key}_flops_per_byte']:.3g}" for key in ("intensity", "ridge"))
+    return f"{place['bound']}-bound, at {share} of its limit ({intensity} FLOP/B; the ridge is at {ridge})"
 
 
 def _throttling(rows: Sequence[Mapping[str, Any]]) -> str:

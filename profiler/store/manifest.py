@@ -35,6 +35,7 @@ class Manifest:
         params: Parameters by the workload's convention.
         flops_source: How `model_flops` was got: a formula, counted on the first step, given, or None.
         flops_convention: What `model_flops` counts and leaves out (causal attention in full or half, recomputation).
+        flops_counted_over_given: Counted model FLOPs over those of the formula; None where only one is known.
         peak_flops_per_s: Of all devices of the run together, dense, for `peak_dtype`; None if unknown.
         peak_source: datasheet, measured or given.
         peak_bytes_per_s: Memory bandwidth of all devices of the run together; None if unknown.
@@ -60,6 +61,7 @@ class Manifest:
     world_size: int = 1
     flops_source: str | None = None
     flops_convention: str | None = None
+    flops_counted_over_given: float | None = None
     peak_flops_per_s: float | None = None
     peak_source: str | None = None
     peak_dtype: str | None = None
