@@ -1,4 +1,4 @@
-"""Which sensors a process opens, by where it stands and what is there."""
+"""Which sensors of the processor a process opens, by where it stands and what is there."""
 
 from __future__ import annotations
 
