@@ -5,6 +5,7 @@ from __future__ import annotations
 import doctest
 import re
 import sys
+from pathlib import Path
 
 import polars as pl
 import pytest
@@ -258,11 +259,19 @@ def test_short_series_are_drawn_as_they_are():
 
 @pytest.mark.parametrize("suffix", ["svg", "png", "html"])
 def test_a_chart_becomes_a_file_and_nothing_else_is_left(tmp_path, suffix):
-    path = tmp_path / "plots" / f"chart.{suffix}"
+    path = tmp_path / f"chart.{suffix}"
     save_chart(scale_chart(make_points()), path)
     assert [p.name for p in path.parent.iterdir()] == [path.name]
     start = {"svg": b"<svg", "png": b"\x89PNG", "html": b"<!DOCTYPE html>"}[suffix]
     assert path.read_bytes().startswith(start)
+
+
+def test_a_picture_in_a_folder_that_is_not_there_or_refuses_is_one_sentence(tmp_path):
+    with pytest.raises(InvalidValueError, match=r"there is no folder '.*nope'. Make it, or name another"):
+        save_chart(scale_chart(make_points()), tmp_path / "nope" / "a.svg")
+    with pytest.raises(InvalidValueError, match=r"Cannot draw to '/proc/a.svg': .*Name another file"):
+        save_chart(scale_chart(make_points()), Path("/proc/a.svg"))
+    assert not (tmp_path / "nope").exists()
 
 
 def test_the_svg_holds_its_axes_in_words_and_follows_dark_mode(tmp_path):
