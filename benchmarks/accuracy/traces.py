@@ -12,6 +12,15 @@ Array = NDArray[np.float64]
 Rng = np.random.Generator
 
 LENGTH_S = 72.0
+FIRST_S, LAST_S = 1.2, LENGTH_S - 1.5
+"""Between these every sampler has read at least once before and after."""
+
+LENGTHS_S = (0.01, 0.1, 1.0, 10.0, 60.0)
+ABOUT = (0.85, 1.1)
+"""Windows are about so long: a multiple of the update period would make a plain difference right by chance."""
+
+WINDOWS_A_LENGTH = (8, 8, 6, 4, 2)
+RANDOM_LENGTHS = 6
 UUID = "GPU-00000000-0000-0000-0000-{:012d}"
 NAME = "NVIDIA Fake 700W"
 
@@ -44,9 +53,11 @@ class Trace:
     jitter_s: float = 0.002
 
     @property
-    def disturbed(self) -> bool:
-        """Whether something went wrong while it was read."""
-        return self.reset_s is not None or self.lost is not None or bool(self.stalls)
+    def trouble(self) -> str:
+        """What went wrong while it was read."""
+        if self.reset_s is not None:
+            return "reset"
+        return "lost" if self.lost else "stalls" if self.stalls else "none"
 
     def script(self, gpu: int) -> str:
         """The fake library's words for the counter of this trace, the power aside."""
@@ -183,3 +194,22 @@ def true_joules(trace: Trace, time_s: Array) -> Array:
     ends_s = np.append(trace.start_s, 1e4)
     joules = np.concatenate([[0.0], np.cumsum(np.diff(ends_s) * trace.watts)])
     return np.interp(time_s, ends_s, joules)
+
+
+def windows_of(rng: Rng) -> list[tuple[str, float, float]]:
+    """Group, start and end of every window that a trace is asked for."""
+    lengths = [
+        (f"{s:g} s", s * rng.uniform(*ABOUT))
+        for s, n in zip(LENGTHS_S, WINDOWS_A_LENGTH, strict=True)
+        for _ in range(n)
+    ]
+    lengths += [("random, 10 ms to 60 s", float(s)) for s in 10 ** rng.uniform(-2, 1.778, RANDOM_LENGTHS)]
+    starts = [float(rng.uniform(FIRST_S, LAST_S - s)) for _, s in lengths]
+    return [(name, start, start + s) for (name, s), start in zip(lengths, starts, strict=True)]
+
+
+def seeded(seed: int, number: int, part_time: bool) -> tuple[Trace, list[tuple[str, float, float]], Rng]:
+    """A trace, its windows, and the generator for whatever else is random about it."""
+    rng = np.random.default_rng([seed, int(part_time), number])
+    trace = random_trace(rng, number, part_time=part_time)
+    return trace, windows_of(rng), rng

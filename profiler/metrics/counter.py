@@ -1,10 +1,12 @@
 """What the readings of one cumulative counter say of its course: when it changed, and where it cannot be believed.
 
 A counter that moves in steps changed after the reading before, and no earlier than an update period ago: half way is
-assumed, and how wide that interval is is kept. Rows with NaN or negative joules are left out, and are a gap. A fall
-(driver reload, clock going backwards) and a rise that no device could draw are bridged at the power around them, and
-what was used meanwhile counts as never told. A counter that stands still while power readings, or its own course
-before and after, say that the device works is frozen: its joules of that time count as never told, too.
+assumed, and how wide that interval is is kept. The sampler begins with a close look, which tells the period.
+
+Rows with NaN or negative joules are left out, and are a gap. A fall (driver reload, clock going backwards) and a rise
+that no device could draw are bridged at the power around them, and what was used meanwhile counts as never told. A
+counter that stands still while power readings, or its own course before and after, say that the device works is frozen:
+its joules of that time count as never told, too.
 """
 
 from __future__ import annotations
@@ -28,6 +30,11 @@ IMPOSSIBLE = 3.0
 
 FROZEN = 0.5
 """A counter that stands still is frozen if it tells less than this share of the power that is otherwise known."""
+
+CLOSE_LOOK = 0.15
+"""Readings closer than this share of the stated period show when the counter changes."""
+
+FEW_PERIODS = 2
 
 SLOPE_POINTS = 5
 """Changes over which the power beyond the first or last change is taken."""
@@ -67,9 +74,10 @@ def course_of(readings: pl.DataFrame, meter: Mapping[str, Any]) -> Course | None
     read_s = known["time_s"].to_numpy().astype(np.float64)
     read_j, broken, more = _without_jumps(read_s, known["energy_j"].to_numpy().astype(np.float64), meter)
     moved = _changed_at(read_j, meter["update_period_s"])
+    period_s = _period(read_s, moved, meter["update_period_s"])
     if len(moved) < 2 or read_j[-1] <= read_j[0]:
         return None
-    time_s, late_s = _instants(read_s, moved, meter["update_period_s"])
+    time_s, late_s = _instants(read_s, moved, period_s)
     knot_s, knot_j, knot_late_s = _with_ends(read_s, read_j, time_s, read_j[moved], late_s)
     bridged = _touched(knot_s, read_s, np.diff(read_s) > GAP_FACTOR * float(np.median(np.diff(read_s))))
     frozen = _frozen(knot_s, knot_j, bridged, _power_of(readings))
@@ -125,6 +133,15 @@ def _changed_at(read_j: Floats, update_period_s: float | None) -> NDArray[np.int
     if not update_period_s:
         return np.arange(len(read_j))
     return np.flatnonzero(np.diff(read_j) > 0.0) + 1
+
+
+def _period(read_s: Floats, moved: NDArray[np.intp], stated_s: float | None) -> float | None:
+    """The update period where readings were close enough to see one change after the other, at most the stated one."""
+    if not stated_s:
+        return stated_s
+    close = read_s[moved] - read_s[moved - 1] < CLOSE_LOOK * stated_s
+    seen_s = np.diff(read_s[moved])[close[1:] & close[:-1]]
+    return min(stated_s, float(np.median(seen_s))) if len(seen_s) >= FEW_PERIODS else stated_s
 
 
 def _instants(

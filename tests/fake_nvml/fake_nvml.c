@@ -8,7 +8,7 @@
  *   power GPU T W                 from T on it draws W (piecewise constant; T must not fall)
  *   wave GPU W PERIOD DUTY PHASE  W more during the first DUTY of every PERIOD, delayed by PHASE
  *   parttime GPU SECONDS          the counter sees only the first SECONDS of each update and takes them for all of it
- *   gain GPU FACTOR               what the counter says of a true joule
+ *   gain GPU FACTOR               what its counter and its powers say of a true joule and watt
  *   update GPU SECONDS            the counter and the instantaneous power move only this often (default 0.1)
  *   window GPU SECONDS            averaging window of the average power (default 1)
  *   offset GPU JOULES             what the counter says at time 0
@@ -155,7 +155,7 @@ static double energy_j(Device *d) {
 
 static double average_power(const Device *d) {
     double t = last_update(d), from = t > d->window ? t - d->window : 0;
-    return t > from ? (integral(d, t) - integral(d, from)) / (t - from) : power_at(d, t);
+    return d->gain * (t > from ? (integral(d, t) - integral(d, from)) / (t - from) : power_at(d, t));
 }
 
 /* ---- control ---- */
@@ -517,7 +517,7 @@ static int field_value(Device *d, const Field *f, int *type, double *thousandths
     *type = f->field == TOTAL_ENERGY ? 3 : 1;
     if (f->field == TOTAL_ENERGY) *thousandths = floor(energy_j(d) * 1e3 + 1e-6);
     else if (f->field == POWER_AVERAGE) *thousandths = floor((average_power(d) + extra) * 1e3 + 0.5);
-    else if (f->field == POWER_INSTANT) *thousandths = floor((power_at(d, last_update(d)) + extra) * 1e3 + 0.5);
+    else if (f->field == POWER_INSTANT) *thousandths = floor((d->gain * power_at(d, last_update(d)) + extra) * 1e3 + 0.5);
     else return INVALID_ARGUMENT;
     return OK;
 }
