@@ -19,8 +19,9 @@ CLOSE = 0.1
 SMALL_JITTER = 0.1
 """Steps whose durations scatter by more than this share meet the sensor at every phase soon enough."""
 
-MOST_OFF = 0.6
-"""Simulated with a quarter of the time seen: so far off is a sum in which all steps look alike to the sensor."""
+MOST_OFF = 0.8
+"""So far off, as a share of what it tells, is a sum in which all steps look alike to the sensor: a load that goes
+between P and 2.5 P by halves, seen at its low side for a quarter of the time, used 75 % more."""
 
 FEW_STEPS = 20
 

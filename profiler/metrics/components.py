@@ -92,7 +92,7 @@ def _sentences(
     """What a reader of a device's joules must know, by topic; the empty topic says why they are null."""
     sentences = {}
     if found is None:
-        sentences[""] = NEVER_MOVED
+        sentences[""] = _why_unknown(curve)
     elif not found.is_knowledge:
         sentences[""] = (
             f"its energy would be {found.energy_j:.4g} ± {found.plus_minus_j:.4g} J, which is no knowledge: its "
@@ -111,6 +111,13 @@ def _sentences(
     if curve.meter.get("notes"):
         sentences["scope"] = " ".join(curve.meter["notes"])
     return sentences
+
+
+def _why_unknown(curve: DeviceCurve) -> str:
+    if curve.curve.faults:
+        return "its readings make no counter"
+    mean_w = curve.readings["power_w"].mean()
+    return f"{NEVER_MOVED}, while its power readings averaged {mean_w:.4g} W" if mean_w else NEVER_MOVED
 
 
 def _has_both(curve: DeviceCurve) -> bool:

@@ -28,6 +28,9 @@ GAP_FACTOR = 5.0
 IMPOSSIBLE = 3.0
 """A rise of more than this many times what the device can draw is no energy."""
 
+MOST_FALLS = 3
+"""A driver may be reloaded; what falls more often is in disorder, and no counter."""
+
 FROZEN = 0.5
 """A counter that stands still is frozen if it tells less than this share of the power that is otherwise known."""
 
@@ -50,8 +53,7 @@ class Course:
         late_s: Width of the interval in which the knot may lie; 0 where it is exact.
         bridged: Stretches in which readings are missing; the counter told their joules afterwards.
         untold: Stretches whose joules nothing told.
-        changes: Which knots are changes; none if it changed less than twice.
-        faults: A sentence for everything that was wrong with the readings.
+        changes: Which knots are changes.
     """
 
     time_s: Floats
@@ -60,23 +62,26 @@ class Course:
     bridged: Flags
     untold: Flags
     changes: slice
-    faults: tuple[str, ...]
 
 
-def course_of(readings: pl.DataFrame, meter: Mapping[str, Any]) -> Course | None:
-    """The course that rows with `time_s`, `energy_j` and, maybe, `power_w` tell; None if it changed less than twice.
+def course_of(readings: pl.DataFrame, meter: Mapping[str, Any]) -> tuple[Course | None, tuple[str, ...]]:
+    """The course that rows with `time_s`, `energy_j` and, maybe, `power_w` tell, and a sentence for every fault.
 
     Args:
         readings: Rows of one device, any order.
         meter: The fields of `Meter` as stored: `update_period_s`, `power_max_w`.
+
+    Returns:
+        No course if it changed less than twice, or fell so often that it is no counter.
     """
     known, faults = _believable(readings)
     read_s = known["time_s"].to_numpy().astype(np.float64)
     read_j, broken, more = _without_jumps(read_s, known["energy_j"].to_numpy().astype(np.float64), meter)
     moved = _changed_at(read_j, meter["update_period_s"])
     period_s = _period(read_s, moved, meter["update_period_s"])
-    if len(moved) < 2 or read_j[-1] <= read_j[0]:
-        return None
+    faults += more
+    if len(moved) < 2 or read_j[-1] <= read_j[0] or _falls(known) > MOST_FALLS:
+        return None, tuple(faults)
     time_s, late_s = _instants(read_s, moved, period_s)
     knot_s, knot_j, knot_late_s = _with_ends(read_s, read_j, time_s, read_j[moved], late_s)
     bridged = _touched(knot_s, read_s, np.diff(read_s) > GAP_FACTOR * float(np.median(np.diff(read_s))))
@@ -85,15 +90,15 @@ def course_of(readings: pl.DataFrame, meter: Mapping[str, Any]) -> Course | None
         faults.append(_frozen_sentence(np.diff(knot_s)[frozen], _power_of(readings)))
     untold = frozen | _touched(knot_s, read_s, broken)
     first = len(knot_s) - len(moved) - (knot_s[-1] > time_s[-1])
-    return Course(
+    course = Course(
         time_s=knot_s,
         energy_j=knot_j,
         late_s=knot_late_s,
         bridged=bridged & ~untold,
         untold=untold,
         changes=slice(first, first + len(moved)),
-        faults=tuple(faults + more),
     )
+    return course, tuple(faults)
 
 
 def _believable(readings: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
@@ -115,7 +120,8 @@ def _without_jumps(
     fell = steps < 0.0
     leapt = np.zeros_like(fell)
     if meter.get("power_max_w"):
-        leapt = steps > IMPOSSIBLE * meter["power_max_w"] * (seconds + (meter["update_period_s"] or 0.0))
+        waited_s = time_s[1:] - _last_change_s(time_s, steps) + (meter["update_period_s"] or 0.0)
+        leapt = steps > IMPOSSIBLE * meter["power_max_w"] * waited_s
     broken = fell | leapt
     if broken.any():
         middle_s, sound = time_s[1:] - seconds / 2.0, ~broken
@@ -126,6 +132,16 @@ def _without_jumps(
     faults = [f"its counter fell {fell.sum()} times (reset, or time going backwards)"] if fell.any() else []
     faults += [f"its counter rose {leapt.sum()} times by more than can be drawn"] if leapt.any() else []
     return np.concatenate([energy_j[:1], energy_j[:1] + np.cumsum(steps)]), broken, faults
+
+
+def _falls(known: pl.DataFrame) -> int:
+    return int((known["energy_j"].diff() < 0.0).sum())
+
+
+def _last_change_s(time_s: Floats, steps: Floats) -> Floats:
+    """For each step, the instant at which the counter had last changed before it: it may catch up."""
+    changed = np.concatenate([[True], steps[:-1] != 0.0])
+    return time_s[np.maximum.accumulate(np.where(changed, np.arange(len(steps)), 0))]
 
 
 def _changed_at(read_j: Floats, update_period_s: float | None) -> NDArray[np.intp]:

@@ -68,11 +68,14 @@ class EnergyCurve:
     Args:
         readings: Rows of one device with `time_s`, `energy_j` and, maybe, `power_w`, any order.
         meter: The fields of `Meter` as stored: `update_period_s`, `relative_uncertainty`, `power_max_w`.
+
+    Attributes:
+        faults: A sentence for everything that was wrong with the readings.
     """
 
     def __init__(self, readings: pl.DataFrame, meter: Mapping[str, Any]) -> None:
         self._meter = meter
-        self._course = course_of(readings, meter)
+        self._course, self.faults = course_of(readings, meter)
         if self._course is not None:
             self._seconds: Floats = np.diff(self._course.time_s)
             self._watts: Floats = np.diff(self._course.energy_j) / self._seconds
@@ -85,11 +88,6 @@ class EnergyCurve:
     def known(self) -> bool:
         """Whether the counter changed at least twice, so that a straight line can be drawn."""
         return self._course is not None
-
-    @property
-    def faults(self) -> tuple[str, ...]:
-        """A sentence for everything that was wrong with the readings."""
-        return self._course.faults if self._course else ()
 
     def power_w(self) -> Floats:
         """Mean power in watts between consecutive changes of the counter."""
@@ -183,12 +181,10 @@ def _slope(time_s: Floats, energy_j: Floats) -> float:
 
 
 def _power_range(watts: Floats, most_w: float | None) -> tuple[float, float]:
-    """The most power in watts that the device may have drawn, and how far below that it may have been."""
-    highest_w = float(np.max(watts))
-    if len(watts) < FEW_POWERS:
-        highest_w = max(highest_w, most_w or 0.0)
-        return highest_w, highest_w
-    return highest_w, highest_w - float(np.min(watts))
+    """The most power in watts that the device may have drawn, and how far below what was seen it may have been."""
+    seen_w = float(np.max(watts))
+    highest_w = max(seen_w, most_w or 0.0)
+    return highest_w, highest_w if len(watts) < FEW_POWERS else seen_w - float(np.min(watts))
 
 
 def _varies(knot_s: Floats, watts: Floats, readings: pl.DataFrame) -> Floats:
