@@ -557,8 +557,9 @@ truth = {f"GPU-{name * 4}": fake.fake_nvml_joules(i, fit["end_s"] + clock.offset
          - fake.fake_nvml_joules(i, fit["start_s"] + clock.offset) for i, name in enumerate("ab")}
 idle = run.processes[0].marks.filter(run.processes[0].marks["kind"] == "idle").row(0, named=True)
 assert idle["end_s"] - idle["start_s"] >= 1.2 and idle["end_s"] <= fit["start_s"]
-idle_w = sum(fake.fake_nvml_joules(i, idle["end_s"] + clock.offset)
-             - fake.fake_nvml_joules(i, idle["start_s"] + clock.offset) for i in (0, 1)) / (idle["end_s"] - idle["start_s"])
+idle_j = sum(fake.fake_nvml_joules(i, idle["end_s"] + clock.offset)
+             - fake.fake_nvml_joules(i, idle["start_s"] + clock.offset) for i in (0, 1))
+idle_w = idle_j / (idle["end_s"] - idle["start_s"])
 print(json.dumps({"truth": truth, "idle_w": idle_w, "summary": summarize(run)}))
 """
 

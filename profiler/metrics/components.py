@@ -116,8 +116,9 @@ def _sentences(
 def _why_unknown(curve: DeviceCurve) -> str:
     if curve.curve.faults:
         return "its readings make no counter"
-    mean_w = curve.readings["power_w"].mean()
-    return f"{NEVER_MOVED}, while its power readings averaged {mean_w:.4g} W" if mean_w else NEVER_MOVED
+    powers = curve.readings["power_w"].drop_nulls().to_numpy()
+    mean_w = float(powers.mean()) if len(powers) else 0.0
+    return f"{NEVER_MOVED}, while its power readings averaged {mean_w:.4g} W" if mean_w > 0.0 else NEVER_MOVED
 
 
 def _has_both(curve: DeviceCurve) -> bool:
