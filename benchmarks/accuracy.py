@@ -34,7 +34,7 @@ RESULTS = ROOT / "benchmarks" / "results"
 SEED = 2026
 GPUS = 16
 TOGETHER = 9
-FEWER = 5
+FEWER = 3
 
 
 def main() -> None:

@@ -154,3 +154,17 @@ def test_of_two_readings_at_one_instant_the_later_counts_whatever_their_order():
     one, other = (_energy(frame)[0] for frame in (twice, twice.reverse()))
     assert one == other
     assert one.energy_j == pytest.approx(TRUE_J)
+
+
+@pytest.mark.parametrize("update_s", [0.01, 0.1])
+def test_in_a_short_run_the_close_look_makes_no_gaps_of_what_follows_it(update_s: float):
+    """Most of its readings are 5 ms apart: those at 10 Hz are the rule all the same."""
+    time_s = np.concatenate([np.arange(0.0, 0.5, 0.0051), np.arange(0.5, 6.0, 0.1031)])
+    told_j = WATTS * np.floor(time_s / update_s + 1e-9) * update_s
+    power_w = np.where(np.arange(len(time_s)) % 2, WATTS, None)
+    readings = pl.DataFrame({"time_s": time_s, "energy_j": told_j, "power_w": power_w.astype(float)})
+    found, faults = _energy(readings, (0.3, 5.9))
+    assert faults == ""
+    assert found.coverage == 1.0
+    assert found.energy_j == pytest.approx(WATTS * 5.6, abs=0.06 * WATTS)
+    assert found.plus_minus_j < 0.05 * found.energy_j + 0.12 * WATTS

@@ -32,9 +32,10 @@ window. carbontracker: one epoch a window, `components="gpu"`, `update_interval`
 process."""
 
 WHY_NOT = """Where ours is not the least, the row says by how little. Long windows are as good as the gain, which nobody
-knows without calibration, so all counters are alike there. carbontracker averages power that the driver has averaged
-over a second, so it lags; CodeCarbon and Zeus take the difference of two readings, which is 0 J or a whole update where
-the window is shorter than one. Only ours says how far off it may be."""
+knows without calibration, so all counters are alike there; carbontracker sees a quarter of the traces, so its gains are
+other ones. It averages power that the driver has averaged over a second, so it lags. CodeCarbon and Zeus take the
+difference of two readings, which is 0 J or a whole update where the window is shorter than one. Only ours says how far
+off it may be."""
 
 
 def page(result: Mapping[str, Any]) -> str:

@@ -83,11 +83,13 @@ def course_of(readings: pl.DataFrame, meter: Mapping[str, Any]) -> tuple[Course 
     if len(moved) < 2 or read_j[-1] <= read_j[0] or _falls(known) > MOST_FALLS:
         return None, tuple(faults)
     time_s, late_s = _instants(read_s, moved, period_s)
-    knot_s, knot_j, knot_late_s = _with_ends(read_s, read_j, time_s, read_j[moved], late_s)
-    bridged = _touched(knot_s, read_s, np.diff(read_s) > GAP_FACTOR * float(np.median(np.diff(read_s))))
-    frozen = _frozen(knot_s, knot_j, bridged, _power_of(readings))
+    usual_s = _usual_gap(read_s, meter["update_period_s"])
+    spacing_s = max(float(np.median(np.diff(time_s))), usual_s)
+    knot_s, knot_j, knot_late_s = _with_ends(read_s, read_j, time_s, read_j[moved], late_s, spacing_s)
+    bridged = _touched(knot_s, read_s, np.diff(read_s) > GAP_FACTOR * usual_s)
+    frozen = _frozen(knot_s, knot_j, bridged, power_of(readings), spacing_s)
     if frozen.any():
-        faults.append(_frozen_sentence(np.diff(knot_s)[frozen], _power_of(readings)))
+        faults.append(_frozen_sentence(np.diff(knot_s)[frozen], power_of(readings)))
     untold = frozen | _touched(knot_s, read_s, broken)
     first = len(knot_s) - len(moved) - (knot_s[-1] > time_s[-1])
     course = Course(
@@ -170,14 +172,20 @@ def _instants(
     return read_s[moved] - late_s / 2.0, late_s
 
 
+def _usual_gap(read_s: Floats, stated_s: float | None) -> float:
+    """Seconds between two readings as a rule, those of the close look aside."""
+    gaps_s = np.diff(read_s)
+    wide_s = gaps_s[gaps_s >= CLOSE_LOOK * (stated_s or 0.0)]
+    return float(np.median(wide_s if len(wide_s) else gaps_s))
+
+
 def _with_ends(
-    read_s: Floats, read_j: Floats, time_s: Floats, energy_j: Floats, late_s: Floats
+    read_s: Floats, read_j: Floats, time_s: Floats, energy_j: Floats, late_s: Floats, spacing_s: float
 ) -> tuple[Floats, Floats, Floats]:
     """The changes, and the lines beyond them up to the first and last reading, within what these allow.
 
     A counter that was read without a change has used less than one change's joules since the last.
     """
-    spacing_s = float(np.median(np.diff(time_s)))
     before_s, after_s = time_s[0] - read_s[0], read_s[-1] - time_s[-1]
     knots = [(time_s, energy_j, late_s)]
     if before_s > 0.0:
@@ -203,10 +211,12 @@ def _touched(knot_s: Floats, read_s: Floats, suspect: Flags) -> Flags:
     return touched
 
 
-def _frozen(knot_s: Floats, knot_j: Floats, bridged: Flags, power: tuple[Floats, Floats]) -> Flags:
+def _frozen(
+    knot_s: Floats, knot_j: Floats, bridged: Flags, power: tuple[Floats, Floats], spacing_s: float
+) -> Flags:
     """Stretches in which the counter was read, stood still far longer than usual, and tells too little."""
     seconds, watts = np.diff(knot_s), np.diff(knot_j) / np.diff(knot_s)
-    still = (seconds > GAP_FACTOR * float(np.median(seconds))) & ~bridged
+    still = (seconds > GAP_FACTOR * spacing_s) & ~bridged
     if not still.any():
         return still
     usual_w = float(np.min(watts[~still])) if not still.all() else 0.0
@@ -216,13 +226,13 @@ def _frozen(knot_s: Floats, knot_j: Floats, bridged: Flags, power: tuple[Floats,
     return still
 
 
-def _power_of(readings: pl.DataFrame) -> tuple[Floats, Floats]:
-    """Instants and watts of the power readings; none if the rows have no such column."""
+def power_of(readings: pl.DataFrame) -> tuple[Floats, Floats]:
+    """Instants and watts of the power readings that can be believed; none if the rows have no such column."""
     if "power_w" not in readings.columns:
         return np.empty(0), np.empty(0)
-    known = readings.select("time_s", "power_w").drop_nulls().filter(pl.col("power_w").is_finite())
-    ordered = known.sort("time_s")
-    return ordered["time_s"].to_numpy().astype(np.float64), ordered["power_w"].to_numpy().astype(np.float64)
+    believable = pl.col("power_w").is_finite() & (pl.col("power_w") >= 0.0)
+    known = readings.select("time_s", "power_w").drop_nulls().filter(believable).sort("time_s")
+    return known["time_s"].to_numpy().astype(np.float64), known["power_w"].to_numpy().astype(np.float64)
 
 
 def _mean_power(power: tuple[Floats, Floats], start_s: float, end_s: float) -> float | None:

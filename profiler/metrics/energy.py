@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from profiler.metrics.counter import SLOPE_POINTS, Floats, course_of
+from profiler.metrics.counter import SLOPE_POINTS, Floats, course_of, power_of
 
 LATE = 0.57
 """Half-width for 95 % of an instant spread evenly over an interval, in units of that interval's width."""
@@ -132,7 +132,9 @@ class EnergyCurve:
         return Energy(
             energy_j=energy_j,
             plus_minus_j=float(np.sqrt((gain * energy_j) ** 2 + known_j**2 + gap_j**2)),
-            coverage=float(np.clip(1.0 - missing_s / length_s, 0.0, 1.0)) if length_s > 0.0 else 1.0,
+            coverage=round(float(np.clip(1.0 - missing_s / length_s, 0.0, 1.0)), 9)
+            if length_s > 0.0
+            else 1.0,
             at_least_j=max(told_j - float(np.hypot(gain * told_j, known_j)), 0.0),
         )
 
@@ -190,13 +192,11 @@ def _power_range(watts: Floats, most_w: float | None) -> tuple[float, float]:
 def _varies(knot_s: Floats, watts: Floats, readings: pl.DataFrame) -> Floats:
     """How far apart powers lie, in watts, around each stretch: those between changes, and those that were read."""
     low, high = watts.copy(), watts.copy()
-    if "power_w" in readings.columns:
-        known = readings.select("time_s", "power_w").drop_nulls()
-        time_s, power_w = known["time_s"].to_numpy(), known["power_w"].to_numpy()
-        inside = (time_s >= knot_s[0]) & (time_s <= knot_s[-1])
-        stretch = np.clip(np.searchsorted(knot_s, time_s[inside]) - 1, 0, len(watts) - 1)
-        np.minimum.at(low, stretch, power_w[inside])
-        np.maximum.at(high, stretch, power_w[inside])
+    time_s, power_w = power_of(readings)
+    inside = (time_s >= knot_s[0]) & (time_s <= knot_s[-1])
+    stretch = np.clip(np.searchsorted(knot_s, time_s[inside]) - 1, 0, len(watts) - 1)
+    np.minimum.at(low, stretch, power_w[inside])
+    np.maximum.at(high, stretch, power_w[inside])
     return _rolling(high, np.maximum) - _rolling(low, np.minimum)
 
 
