@@ -121,7 +121,7 @@ def _without_jumps(
     steps, seconds = np.diff(energy_j), np.diff(time_s)
     fell = steps < 0.0
     leapt = np.zeros_like(fell)
-    if meter.get("power_max_w"):
+    if meter.get("power_max_w") and meter.get("source", "counter") == "counter":
         waited_s = time_s[1:] - _last_change_s(time_s, steps) + (meter["update_period_s"] or 0.0)
         leapt = steps > IMPOSSIBLE * meter["power_max_w"] * waited_s
     broken = fell | leapt
