@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 
-GAP_FACTOR = 5.0
+GAP_FACTOR = 5.0 + 1e-6  # a whole number of periods is not to be on either side by rounding
 """A stretch this many times longer than usual between two readings, or two changes, is suspect."""
 
 IMPOSSIBLE = 3.0

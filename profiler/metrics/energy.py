@@ -32,7 +32,7 @@ LATE = 0.57
 """Half-width for 95 % of an instant spread evenly over an interval, in units of that interval's width."""
 
 LINE = 0.6
-"""Share of the worst case of the line term, found so that windows of 10 and 100 ms are covered without a gain's help."""
+"""Share of the worst case of the line term; windows of 10 and 100 ms are then covered without a gain to help them."""
 
 NEAR = 2
 """Stretches to either side in which power is taken to vary as much as in between."""
