@@ -92,7 +92,13 @@ def record(
     gpus = open_gpus([UUID.format(0)], clock=library.time)
     rows: list[Reading] = []
     sampler = Sampler(
-        gpus.probes, clock=library.time, emit=rows.append, on_lost=lambda *_: None, guard=Guard()
+        gpus.probes,
+        clock=library.time,
+        emit=rows.append,
+        on_lost=lambda *_: None,
+        on_news=lambda *_: None,
+        on_co_tenants=lambda *_: None,
+        guard=Guard(),
     )
     lost = False
     for time_s in sorted({*instants(trace, rng), *also}):
