@@ -5,16 +5,18 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+PEERS  := .venv-peers
 RUNS   ?= runs
 PORT   ?= 8501
 
-.PHONY: help run test check bench-overhead bench-gpu wheel clean
+.PHONY: help run test check bench-overhead bench-gpu bench-accuracy wheel clean
 
 help:
 	@echo "make run    train the cpu sweep of lm (about 4 minutes), print its table, plot it, open the dashboard"
 	@echo "make test   every test, the browser's included"
 	@echo "make bench-overhead   what the monitor costs a step"
 	@echo "make bench-gpu   check sensors and numbers on a machine with an NVIDIA GPU, about 7 minutes"
+	@echo "make bench-accuracy   energy of windows against the truth, beside Zeus, CodeCarbon and carbontracker (12 minutes)"
 	@echo "make check  ruff, mypy --strict, import contracts"
 
 $(STAMP): pyproject.toml
@@ -44,8 +46,16 @@ bench-overhead: $(STAMP)
 bench-gpu: $(STAMP)
 	$(BIN)/python benchmarks/gpu.py --output benchmarks/results/gpu
 
+$(PEERS)/.installed:
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/pip install --quiet zeus==0.16.0 codecarbon==3.3.2 carbontracker==2.4.7 numpy
+	@touch $@
+
+bench-accuracy: $(STAMP) $(PEERS)/.installed
+	$(BIN)/python benchmarks/accuracy.py --peers $(PEERS)
+
 wheel: $(STAMP)
 	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .
 
 clean:
-	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(PEERS) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis

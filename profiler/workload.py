@@ -37,6 +37,7 @@ class RunRequest:
         seed: Seeds every random choice of the workload.
         settings: An instance of the workload's own settings class.
         name: Name of the run folder, or None to have one made.
+        idle_s: Seconds to measure the idle baseline before the fit; None: it is not measured.
         carbon: As given; stored as this run's defaults.
         second_opinion: Whose tracker is to run beside ours: codecarbon, or None.
     """
@@ -47,6 +48,7 @@ class RunRequest:
     seed: int
     settings: Any
     name: str | None = None
+    idle_s: float | None = None
     carbon: CarbonFactors = dataclasses.field(default_factory=CarbonFactors)
     second_opinion: str | None = None
 

@@ -1,14 +1,14 @@
 """Energy of windows from one counter: exact where it can be, and inside its own error bar where it cannot.
 
 Found over square waves, random powers and constants (10 ms to 5 s a piece, 15 to 700 W), update periods of 10 to
-100 ms, readings every 100 ms and more with jitter and stalls:
+100 ms, readings every 100 ms and more with jitter and stalls, no gain and no power readings to lean on:
 
-    recording   windows          inside the bar   mean bar / mean error   95 % of errors are below
-    65 s        2400 of 0.5-60 s 99.8 %           5.4                     0.46 of their bar
-    3 s         500              99.0 %           4.5                     0.55
-    1 s         1000             98.0 %           3.2                     0.77
+    recording   windows          inside the bar   bar / one of exactly 95 %
+    65 s        2400 of 0.5-60 s 97.6 %           1.15
+    3 s         500              96.4 %           1.18
+    1 s         1000             97.3 %           1.20
 
-So the bar is 1.3 to 2.2 times as wide as one of 95 % that knew the trace would be.
+Over the fake NVML library, from 10 ms to 60 s: `make bench-accuracy`.
 """
 
 from __future__ import annotations
@@ -189,7 +189,7 @@ def test_true_energy_lies_within_the_bar(recorded_s: float, traces: int):
     errors, bars = pairs.T
     assert np.mean(errors <= bars) >= 0.95
     needed = np.quantile(errors / bars, 0.95)  # the share of the bar that would do for 95 %
-    assert needed > 1 / 3, f"the bar is {1 / needed:.1f} times wider than needed"
+    assert needed > 1 / 2, f"the bar is {1 / needed:.1f} times wider than needed"
 
 
 # -- what is missing ---------------------------------------------------------------------------------------------
@@ -251,7 +251,7 @@ def test_readings_without_energy_are_a_gap():
     energy = EnergyCurve(holed, METER).windows([(0.0, 10.0)])
     assert energy is not None
     assert energy.energy_j == pytest.approx(2000.0, abs=energy.plus_minus_j)
-    assert energy.coverage == pytest.approx(0.8, abs=0.02)
+    assert energy.coverage == pytest.approx(0.8, abs=0.03)
 
 
 def test_after_a_gap_the_counter_changed_lately_not_in_its_middle():

@@ -344,6 +344,7 @@ def test_marks_and_phases_of_the_users_own(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         ({"gpus": "all"}, r"gpus='all' is none of 'auto', 'visible', or a list of positions or UUIDs"),
+        ({"idle_s": -1.0}, "idle_s = -1.0 is no number of seconds above 0 and up to 600"),
         ({"peak_flops_per_s": -1.0}, "peak_flops_per_s=-1.0 is no number of FLOP/s above 0, nor 'measure'"),
         (
             {"peak_flops_per_s": "fast"},
@@ -540,7 +541,7 @@ class Slow(L.LightningModule):
 fake = ctypes.CDLL("libnvidia-ml.so.1")
 fake.fake_nvml_time.restype = fake.fake_nvml_joules.restype = ctypes.c_double
 fake.fake_nvml_joules.argtypes = [ctypes.c_int, ctypes.c_double]
-monitor = EfficiencyMonitor(sys.argv[1], gpus=json.loads(sys.argv[2]))
+monitor = EfficiencyMonitor(sys.argv[1], gpus=json.loads(sys.argv[2]), idle_s=1.2)
 
 class Clock(L.Callback):
     def on_train_start(self, *_):
@@ -554,7 +555,12 @@ run = open_run(Path(sys.argv[1]), "latest")
 fit = run.processes[0].marks.filter(run.processes[0].marks["kind"] == "fit").row(0, named=True)
 truth = {f"GPU-{name * 4}": fake.fake_nvml_joules(i, fit["end_s"] + clock.offset)
          - fake.fake_nvml_joules(i, fit["start_s"] + clock.offset) for i, name in enumerate("ab")}
-print(json.dumps({"truth": truth, "summary": summarize(run)}))
+idle = run.processes[0].marks.filter(run.processes[0].marks["kind"] == "idle").row(0, named=True)
+assert idle["end_s"] - idle["start_s"] >= 1.2 and idle["end_s"] <= fit["start_s"]
+idle_j = sum(fake.fake_nvml_joules(i, idle["end_s"] + clock.offset)
+             - fake.fake_nvml_joules(i, idle["start_s"] + clock.offset) for i in (0, 1))
+idle_w = idle_j / (idle["end_s"] - idle["start_s"])
+print(json.dumps({"truth": truth, "idle_w": idle_w, "summary": summarize(run)}))
 """
 
 TWO_TRACES = """
@@ -588,6 +594,7 @@ def test_two_gpus_of_known_traces_lie_within_the_printed_bars(nvml_library: Path
         assert gpu["plus_minus_j"] < 0.2 * gpu["energy_j"]
     held_back = [{"device": "GPU-bbbb", "reason": "software power cap", "share": 1.0}]
     assert found["summary"]["throttling"] == held_back, "idling (bit 1) holds nothing back"
+    assert abs(energy["idle"]["power_w"] - found["idle_w"]) <= energy["idle"]["plus_minus_w"]
     assert energy["headline"] == "measured"
     assert energy["measured_j"] == pytest.approx(sum(g["energy_j"] for g in gpus.values()))
     assert energy["estimated_j"] > 0.0, "the CPU's estimate stands in a column of its own"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from dataclasses import replace
 from random import Random
 
 import pytest
@@ -287,3 +288,35 @@ def test_a_guarded_method_keeps_its_name_and_result():
     assert Part.half.__doc__ == "Half of x."
     assert part.half(0.0) is None
     assert part.half(3.0) is None
+
+
+def test_at_first_a_stepping_counter_is_looked_at_closely_and_its_gauge_is_not():
+    """Its update period is seen so; a counter that follows continuously has none."""
+    counter, gauge, smooth = Moody(), Moody(GaugeReading(power_w=1.0)), Moody()
+    smooth.meter = replace(smooth.meter, update_period_s=None, device="smooth")
+    run = Sampling(_probe(counter, gauge), _probe(smooth), period_s=30.0, real=True)
+    run.sampler.start()
+    deadline_s = time.monotonic() + 5.0
+    while counter.asked < 10 and time.monotonic() < deadline_s:
+        time.sleep(0.01)
+    run.sampler.stop()
+    assert counter.asked >= 10
+    assert (gauge.asked, smooth.asked) == (2, 2)  # at the start and the stop
+
+
+def test_a_close_look_ends_when_somebody_asks_or_reading_takes_long():
+    def slow() -> float:
+        time.sleep(0.01)
+        return 1.0
+
+    for counter, asks in ((Moody(1.0), True), (Moody(slow), False)):
+        run = Sampling(_probe(counter), period_s=30.0, real=True)
+        run.sampler.start()
+        if asks:
+            run.sampler.sample()
+        else:
+            time.sleep(0.1)
+        before = counter.asked
+        time.sleep(0.1)
+        assert counter.asked == before
+        run.sampler.stop()

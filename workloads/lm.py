@@ -81,6 +81,7 @@ class LMWorkload:
             tokens=lambda batch: batch[1].numel(),
             samples=lambda batch: len(batch[1]),
             peak_flops_per_s="measure" if accelerator == "cpu" else None,
+            idle_s=request.idle_s,
             facts=facts,
             second_opinion=request.second_opinion,
         )

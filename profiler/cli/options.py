@@ -13,6 +13,13 @@ from profiler.errors import InvalidValueError
 
 RunsDir = Annotated[Path, typer.Option("--runs-dir", help="The folder that holds the runs.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+IdleS = Annotated[
+    float | None,
+    typer.Option(
+        "--idle-s",
+        help="Seconds to measure the devices' idle power before training; shown, never subtracted. None: not measured.",
+    ),
+]
 Preset = Annotated[
     str, typer.Option(help="smoke (seconds), cpu (minutes on two cores) or gpu (paper scale).")
 ]

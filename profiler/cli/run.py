@@ -13,6 +13,7 @@ from profiler.cli.carbon_options import CarbonOptions, with_carbon
 from profiler.cli.options import (
     AsJson,
     Data,
+    IdleS,
     Preset,
     RunsDir,
     SecondOpinion,
@@ -40,6 +41,7 @@ def run(
     name: Annotated[
         str | None, typer.Option(help="Name of the run; made from the time if none is given.")
     ] = None,
+    idle_s: IdleS = None,
     carbon_live: CarbonLive = None,
     second_opinion: SecondOpinion = None,
     as_json: AsJson = False,
@@ -62,6 +64,7 @@ def run(
         seed=seed,
         settings=chosen,
         name=name,
+        idle_s=idle_s,
         carbon=factors,
         second_opinion=second_opinion,
     )

@@ -22,6 +22,7 @@ from profiler.errors import InvalidValueError, UnknownNameError
 from profiler.integrations.codecarbon import CodecarbonTracker, check_second_opinion
 from profiler.integrations.lightning_facts import SlowMemory, find_peak, full_batch, gpu_wish, logged_numbers
 from profiler.measure.guard import Guard, guarded
+from profiler.measure.idle import checked_idle_s, record_idle
 from profiler.measure.probes import OpenProbes, open_probes
 from profiler.measure.ranks import GpuChoice, Place
 from profiler.measure.recorder import Work
@@ -48,6 +49,8 @@ class EfficiencyMonitor(pl.Callback):
         model_flops: FLOPs of the forward and backward pass of a batch, without recomputation, if there is a formula.
         peak_flops_per_s: What one device can do at most; a number, `"measure"` (a few seconds before the fit, with its
             memory bandwidth), or None for the datasheet's.
+        idle_s: Seconds to wait before the fit, with the sensors read and nothing trained, so that the devices' idle
+            power is known; None does not wait. It is shown beside the fit's energy, never subtracted from it.
         facts: What else is known of the run.
         second_opinion: `"codecarbon"` has codecarbon's own tracker estimate the same run, in a process of its own on
             each host; what it says is stored beside our numbers. Its start takes 2 to 3 s before the fit.
@@ -67,6 +70,7 @@ class EfficiencyMonitor(pl.Callback):
         samples: Callable[[Any], int] | None = None,
         model_flops: Callable[[Any], float] | None = None,
         peak_flops_per_s: float | Literal["measure"] | None = None,
+        idle_s: float | None = None,
         facts: RunFacts | None = None,
         second_opinion: str | None = None,
         summary: bool = True,
@@ -77,6 +81,7 @@ class EfficiencyMonitor(pl.Callback):
         self._tokens, self._samples, self._model_flops = tokens, samples, model_flops
         self._facts = facts or RunFacts()
         self._second_opinion = check_second_opinion(second_opinion)
+        self._idle_s = checked_idle_s(idle_s)
         self._summary = summary
         self._guard = Guard()
         self._fit_start_s = 0.0
@@ -180,6 +185,8 @@ class EfficiencyMonitor(pl.Callback):
         )
         self._store_flops(session, self._work_counter)
         self._memory = SlowMemory(device)
+        if self._idle_s is not None:
+            record_idle(session, self._idle_s)
         if self._second_opinion and place.local_rank == 0:
             country = CarbonFactors.of(self._facts.carbon).country
             self._opinion = self._guard.call("second opinion", CodecarbonTracker, country)

@@ -19,6 +19,9 @@ from profiler.records import Reading
 
 SAMPLING_PERIOD_S = 0.1
 MAX_SHARE = 0.05
+CLOSE_LOOK_S = 0.5
+CLOSE_PERIOD_S = 0.005
+"""At first the counters alone are read this often, for so long: their updates are seen one by one."""
 BURST_S = 0.1
 """Seconds of polling beyond its share that are paid off later, before the pauses grow."""
 RETRY_LOST_S = 5.0
@@ -119,6 +122,8 @@ class Sampler:
             debt_s += took_s * (1.0 - MAX_SHARE)
             pause_s = max(self._period_s - took_s, (debt_s - BURST_S) / MAX_SHARE, 0.0)
             self._tell_if_slow(took_s, pause_s)
+            if is_first and not stopping:
+                self._look_closely()
 
     def _timed(self, work: Callable[[], None]) -> float:
         start_s = self._clock()
@@ -133,6 +138,25 @@ class Sampler:
                 f"A round of readings took {took_s:.2f} s, so the next one came {took_s + pause_s:.1f} s after it and "
                 f"not {self._period_s:g} s: reading takes at most {MAX_SHARE:.0%} of the time.",
             )
+
+    def _look_closely(self) -> None:
+        """Read counters that move in steps until their period is plain, or somebody asks, or reading takes long."""
+        stepping = [p for p in self._probes if (p.counter.meter.update_period_s or 0.0) > 2 * CLOSE_PERIOD_S]
+        until_s = self._clock() + CLOSE_LOOK_S if stepping else 0.0
+        while (start_s := self._clock()) < until_s:
+            for probe in stepping:
+                self._guard.call("sampling", self._read_counter, probe)
+            if self._clock() - start_s > CLOSE_PERIOD_S / 2.0:
+                return
+            with self._change:
+                if self._change.wait_for(lambda: self._asked > self._done, timeout=CLOSE_PERIOD_S):
+                    return
+
+    def _read_counter(self, probe: Probe) -> None:
+        meter, before_s = probe.counter.meter, self._clock()
+        energy_j = self._ask(meter.device, probe.counter.read)
+        if energy_j is not None:
+            self._emit(_reading(meter, (before_s + self._clock()) / 2.0, energy_j, _NOTHING))
 
     def _round(self) -> None:
         for probe in self._probes:

@@ -8,7 +8,8 @@ from typing import Any
 
 import polars as pl
 
-from profiler.metrics.energy import EnergyCurve
+from profiler.metrics.aliasing import Aliasing, aliasing
+from profiler.metrics.energy import Energy, EnergyCurve
 from profiler.records import RUN_PHASES
 from profiler.store.runs import StoredProcess
 
@@ -21,12 +22,20 @@ class DeviceCurve:
 
     process: StoredProcess
     meter: Mapping[str, Any]
+    readings: pl.DataFrame
     curve: EnergyCurve
+    aliasing: Aliasing | None
 
     @property
     def estimated(self) -> bool:
         """Whether its joules are an estimate; they are then never added to measured ones."""
         return bool(self.meter["source"] == "estimated")
+
+    def energy(self, windows: Windows) -> Energy | None:
+        """Energy of disjoint windows with everything that may be wrong with it; None if it is not known at all."""
+        share = self.aliasing.share(sum(end - start for start, end in windows)) if self.aliasing else 0.0
+        found = self.curve.windows(windows)
+        return self.curve.windows(windows, share * found.energy_j) if found and share else found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,9 +59,23 @@ def device_curves(processes: Sequence[StoredProcess]) -> list[DeviceCurve]:
             key = (process.facts.attempt, process.facts.host, meter["component"], meter["device"])
             if meter["source"] == "estimated" or key not in seen:
                 seen.add(key)
-                curve = EnergyCurve(_readings_of(process, meter), meter)
-                curves.append(DeviceCurve(process=process, meter=meter, curve=curve))
+                curves.append(_device_curve(process, meter))
     return curves
+
+
+def _device_curve(process: StoredProcess, meter: Mapping[str, Any]) -> DeviceCurve:
+    readings = process.readings.filter(
+        (pl.col("device") == meter["device"]) & (pl.col("component") == meter["component"])
+    )
+    may_alias = meter["source"] == "counter" and meter["component"] in ("gpu", "module")
+    durations_s = process.steps["duration_s"].drop_nulls().to_numpy()
+    return DeviceCurve(
+        process=process,
+        meter=meter,
+        readings=readings,
+        curve=EnergyCurve(readings, meter),
+        aliasing=aliasing(durations_s, meter["update_period_s"]) if may_alias else None,
+    )
 
 
 def fit_window(process: StoredProcess) -> tuple[float, float] | None:
@@ -97,20 +120,14 @@ def total(
     """Energy of all measured, or of all estimated, devices over the windows of their processes.
 
     Returns:
-        None if there is no such device, or if one of them has no energy, be it that its process's tables are lost
-        while others of the attempt have theirs: a sum with a hole is no sum.
+        None if there is no such device, or if one of them has no energy, be it that its error bar is wider than its
+        value, or that its process's tables are lost while others of the attempt have theirs: a sum with a hole is none.
     """
     asked = [(c, windows(c.process)) for c in curves if c.estimated == estimated]
-    energies = [c.curve.windows(w) for c, w in asked if w]
-    known = [e for e in energies if e is not None]
+    energies = [c.energy(w) for c, w in asked if w]
+    known = [e for e in energies if e is not None and e.is_knowledge]
     recorded = {c.process.facts.attempt for c, w in asked if w}
     lost = any(fit_window(c.process) is None and c.process.facts.attempt in recorded for c, _ in asked)
     if not known or len(known) < len(energies) or lost:
         return None
     return Total(energy_j=sum(e.energy_j for e in known), plus_minus_j=sum(e.plus_minus_j for e in known))
-
-
-def _readings_of(process: StoredProcess, meter: Mapping[str, Any]) -> pl.DataFrame:
-    return process.readings.filter(
-        (pl.col("device") == meter["device"]) & (pl.col("component") == meter["component"])
-    )

@@ -13,7 +13,8 @@ from profiler.carbon.factors import CarbonFactors
 from profiler.metrics.attribution import phase_shares
 from profiler.metrics.carbon import MADE_OF as CARBON_MADE_OF
 from profiler.metrics.carbon import Use, carbon, run_factors
-from profiler.metrics.devices import DeviceCurve, Total, device_curves, fit_windows, total
+from profiler.metrics.components import energy_summary
+from profiler.metrics.devices import device_curves, fit_windows
 from profiler.metrics.efficiency import efficiency, step_totals, throughput
 from profiler.metrics.roofline import measured_traffic
 from profiler.metrics.second_opinion import second_opinions
@@ -27,6 +28,8 @@ _WHY_NULL: Mapping[str, str] = {
     "duration_s": "nothing was recorded of the fit",
     "energy.measured_j": "no energy sensor could be read",
     "energy.measured_plus_minus_j": "no energy sensor could be read",
+    "energy.measured_at_least_j": "no energy sensor could be read",
+    "energy.measured_source": "no energy sensor could be read",
     "energy.estimated_j": "nothing was estimated",
     "energy.estimated_plus_minus_j": "nothing was estimated",
     "efficiency.executed_flops": "executed FLOPs (with recomputation) were not counted",
@@ -116,7 +119,7 @@ def summarize(run: StoredRun, factors: CarbonFactors | None = None) -> dict[str,
     """
     processes = run.processes
     curves = device_curves(processes)
-    energy = _energy(curves)
+    energy, energy_notes = energy_summary(processes, curves)
     totals = step_totals(processes)
     headline_j, headline_bar = energy[f"{energy['headline']}_j"], energy[f"{energy['headline']}_plus_minus_j"]
     traffic = measured_traffic(processes, run.manifest.peak_bytes_per_s)
@@ -160,45 +163,12 @@ def summarize(run: StoredRun, factors: CarbonFactors | None = None) -> dict[str,
     stored = {
         **run.manifest.notes,
         **{k: v for p in processes for k, v in p.facts.notes.items()},
+        **energy_notes,
         **notes,
         **loss_notes,
     }
     summary["notes"] = _notes(summary, stored, run.damaged)
     return summary
-
-
-def _energy(curves: Sequence[DeviceCurve]) -> dict[str, Any]:
-    measured = total(curves, fit_windows, estimated=False)
-    estimated = total(curves, fit_windows, estimated=True)
-    return {
-        "headline": "measured" if any(not c.estimated for c in curves) else "estimated",
-        **_named(measured, "measured"),
-        **_named(estimated, "estimated"),
-        "components": [_component(curve) for curve in curves],
-    }
-
-
-def _named(amount: Total | None, kind: str) -> dict[str, float | None]:
-    return {
-        f"{kind}_j": amount.energy_j if amount else None,
-        f"{kind}_plus_minus_j": amount.plus_minus_j if amount else None,
-    }
-
-
-def _component(curve: DeviceCurve) -> dict[str, Any]:
-    found = curve.curve.windows(fit_windows(curve.process))
-    return {
-        "component": curve.meter["component"],
-        "device": curve.meter["device"],
-        "name": curve.meter["name"],
-        "host": curve.process.facts.host,
-        "rank": curve.process.facts.rank,
-        "energy_j": found.energy_j if found else None,
-        "plus_minus_j": found.plus_minus_j if found else None,
-        "source": curve.meter["source"],
-        "coverage": found.coverage if found else None,
-        "uncertainty_source": curve.meter["uncertainty_source"],
-    }
 
 
 def _duration(processes: Sequence[StoredProcess]) -> float | None:
@@ -243,11 +213,6 @@ def _notes(summary: Mapping[str, Any], stored: Mapping[str, str], damaged: Seque
     nulls = _null_keys(summary)
     for key in nulls:
         notes[key] = _reason(key, stored, summary, nulls)
-    for component in summary["energy"]["components"]:
-        if component["energy_j"] is None:
-            notes[f"energy.components {component['device']}"] = (
-                "its counter was read less than twice, or never moved"
-            )
     if any(phase["energy_j"] is None for phase in summary["phases"]):
         notes["phases.energy_j"] = (
             "the phase is too short, or too mixed with others, for what the counter resolves"

@@ -5,18 +5,19 @@ from __future__ import annotations
 import ctypes
 import os
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 SOURCE = Path(__file__).with_name("fake_nvml.c")
 SONAME = "libnvidia-ml.so.1"
 
 
-def build_library(folder: Path, *defines: str, soname: str = SONAME) -> Path:
-    """Compile into `folder`, which LD_LIBRARY_PATH may name; `defines` leave functions out."""
+def build_library(folder: Path, *defines: str, soname: str = SONAME, extra: Sequence[Path] = ()) -> Path:
+    """Compile into `folder`, which LD_LIBRARY_PATH may name; `defines` leave functions out, `extra` sources add."""
     library = folder / soname
     options = ["-std=gnu11", "-O1", "-fPIC", "-shared", "-fvisibility=hidden", f"-Wl,-soname,{soname}"]
     macros = [f"-D{name}" for name in defines]
-    subprocess.run(["gcc", *options, *macros, "-o", library, SOURCE, "-lm"], check=True)
+    subprocess.run(["gcc", *options, *macros, "-o", library, SOURCE, *extra, "-lm"], check=True)
     return library
 
 

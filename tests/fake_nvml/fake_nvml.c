@@ -7,6 +7,8 @@
  *   mig GPU UUID                  one more MIG instance of that GPU
  *   power GPU T W                 from T on it draws W (piecewise constant; T must not fall)
  *   wave GPU W PERIOD DUTY PHASE  W more during the first DUTY of every PERIOD, delayed by PHASE
+ *   parttime GPU SECONDS          the counter sees only the first SECONDS of each update and takes them for all of it
+ *   gain GPU FACTOR               what its counter and its powers say of a true joule and watt
  *   update GPU SECONDS            the counter and the instantaneous power move only this often (default 0.1)
  *   window GPU SECONDS            averaging window of the average power (default 1)
  *   offset GPU JOULES             what the counter says at time 0
@@ -39,7 +41,7 @@
 
 #define MAX_GPUS 16
 #define MAX_MIGS 8
-#define MAX_SEGMENTS 64
+#define MAX_SEGMENTS 16384
 #define MAX_RULES 128
 #define EXPORT __attribute__((visibility("default")))
 
@@ -55,9 +57,9 @@ typedef struct Device {
     struct Device *parent; /* of a MIG instance */
     struct Device *migs[MAX_MIGS];
     int index, num_migs, num_segments, has_reset;
-    double start[MAX_SEGMENTS], watts[MAX_SEGMENTS];
     double wave_w, wave_period, wave_duty, wave_phase;
-    double update, window, offset, reset;
+    double update, window, offset, reset, seen, gain;
+    double seen_until, seen_j; /* what a part-time counter has gathered so far */
     double utilization, memory, temperature, clock, limit, max_limit, reasons;
     double module_w;
     GpmStep gpm[MAX_GPM_STEPS];
@@ -71,6 +73,7 @@ typedef struct { unsigned field; int type; int has_raw, times; unsigned long lon
 typedef struct { const Device *device; double time; int in_use; } Sample;
 
 static Device gpus[MAX_GPUS], mig_devices[MAX_GPUS * MAX_MIGS];
+static struct { double start, watts, joules; } segments[MAX_GPUS][MAX_SEGMENTS]; /* joules: up to its start */
 static int num_gpus, num_mig_devices, refcount, is_virtual;
 static double virtual_now, real_start;
 static Rule rules[MAX_RULES];
@@ -98,18 +101,34 @@ static double wave_integral(const Device *d, double t) { /* joules of the square
     return d->wave_w * (whole * high + (rest < high ? rest : high));
 }
 
-static double integral(const Device *d, double t) { /* joules since time 0 */
-    double total = wave_integral(d, t);
-    for (int i = 0; i < d->num_segments && d->start[i] < t; i++) {
-        double end = i + 1 < d->num_segments && d->start[i + 1] < t ? d->start[i + 1] : t;
-        total += d->watts[i] * (end - d->start[i]);
+static int segment_at(const Device *d, double t) { /* the last one that starts by t, or -1 */
+    int low = -1, high = d->num_segments;
+    while (high - low > 1) {
+        int middle = (low + high) / 2;
+        if (segments[d->index][middle].start <= t) low = middle; else high = middle;
     }
-    return total;
+    return low;
+}
+
+static double integral(const Device *d, double t) { /* joules since time 0 */
+    int i = segment_at(d, t);
+    if (i < 0) return wave_integral(d, t);
+    return wave_integral(d, t) + segments[d->index][i].joules +
+           segments[d->index][i].watts * (t - segments[d->index][i].start);
+}
+
+static int add_segment(Device *d, double start, double watts) {
+    if (d->num_segments == MAX_SEGMENTS) return -1;
+    double joules = integral(d, start) - wave_integral(d, start);
+    segments[d->index][d->num_segments].start = start;
+    segments[d->index][d->num_segments].watts = watts;
+    segments[d->index][d->num_segments++].joules = joules;
+    return 0;
 }
 
 static double power_at(const Device *d, double t) {
-    double watts = 0;
-    for (int i = 0; i < d->num_segments && d->start[i] <= t; i++) watts = d->watts[i];
+    int i = segment_at(d, t);
+    double watts = i < 0 ? 0 : segments[d->index][i].watts;
     if (d->wave_period > 0 && t >= d->wave_phase &&
         fmod(t - d->wave_phase, d->wave_period) < d->wave_duty * d->wave_period) watts += d->wave_w;
     return watts;
@@ -120,15 +139,23 @@ static double last_update(const Device *d) {
     return d->update > 0 ? floor(t / d->update + 1e-9) * d->update : t;
 }
 
-static double energy_j(const Device *d) {
+static double counted(Device *d, double t) { /* what the counter gathered in [0, t], t being an update */
+    if (d->seen <= 0 || d->update <= 0) return d->gain * integral(d, t);
+    if (t < d->seen_until) d->seen_until = d->seen_j = 0;
+    for (; d->seen_until < t - d->update / 2; d->seen_until += d->update)
+        d->seen_j += (integral(d, d->seen_until + d->seen) - integral(d, d->seen_until)) * d->update / d->seen;
+    return d->gain * d->seen_j;
+}
+
+static double energy_j(Device *d) {
     double t = last_update(d);
-    if (d->has_reset && now() >= d->reset) return t > d->reset ? integral(d, t) - integral(d, d->reset) : 0;
-    return d->offset + integral(d, t) + d->module_w * t;
+    if (!d->has_reset || now() < d->reset) return d->offset + counted(d, t) + d->module_w * t;
+    return t > d->reset ? counted(d, t) - counted(d, d->reset) : 0;
 }
 
 static double average_power(const Device *d) {
     double t = last_update(d), from = t > d->window ? t - d->window : 0;
-    return t > from ? (integral(d, t) - integral(d, from)) / (t - from) : power_at(d, t);
+    return d->gain * (t > from ? (integral(d, t) - integral(d, from)) / (t - from) : power_at(d, t));
 }
 
 /* ---- control ---- */
@@ -174,7 +201,7 @@ static FieldRule *field_rule(unsigned field, int create) {
 static int add_gpu(const char *uuid, const char *name) {
     if (num_gpus == MAX_GPUS) return -1;
     Device *d = &gpus[num_gpus];
-    *d = (Device){.index = num_gpus++, .update = 0.1, .window = 1, .utilization = 50, .memory = 1e9,
+    *d = (Device){.index = num_gpus++, .update = 0.1, .window = 1, .gain = 1, .utilization = 50, .memory = 1e9,
                   .temperature = 40, .clock = 1500, .limit = 700, .max_limit = 700};
     snprintf(d->uuid, sizeof d->uuid, "%s", uuid);
     snprintf(d->name, sizeof d->name, "%s", name);
@@ -242,12 +269,7 @@ static int gpu_command(const char *word, int gpu, const char *rest) {
     Device *d = &gpus[gpu];
     if (!strcmp(word, "mig") && sscanf(rest, "%95s", text) == 1) return add_mig(d, text);
     if (!strcmp(word, "set") && sscanf(rest, "%95s %lf", text, &a) == 2) return set_value(d, text, a);
-    if (!strcmp(word, "power") && sscanf(rest, "%lf %lf", &a, &b) == 2) {
-        if (d->num_segments == MAX_SEGMENTS) return -1;
-        d->start[d->num_segments] = a;
-        d->watts[d->num_segments++] = b;
-        return 0;
-    }
+    if (!strcmp(word, "power") && sscanf(rest, "%lf %lf", &a, &b) == 2) return add_segment(d, a, b);
     if (!strcmp(word, "wave") && sscanf(rest, "%lf %lf %lf %lf", &a, &b, &c, &e) == 4) {
         d->wave_w = a; d->wave_period = b; d->wave_duty = c; d->wave_phase = e;
         return 0;
@@ -260,6 +282,8 @@ static int gpu_command(const char *word, int gpu, const char *rest) {
     else if (!strcmp(word, "update")) d->update = a;
     else if (!strcmp(word, "window")) d->window = a;
     else if (!strcmp(word, "offset")) d->offset = a;
+    else if (!strcmp(word, "parttime")) d->seen = a;
+    else if (!strcmp(word, "gain")) d->gain = a;
     else if (!strcmp(word, "reset")) { d->has_reset = 1; d->reset = a; }
     else return -1;
     return 0;
@@ -493,7 +517,7 @@ static int field_value(Device *d, const Field *f, int *type, double *thousandths
     *type = f->field == TOTAL_ENERGY ? 3 : 1;
     if (f->field == TOTAL_ENERGY) *thousandths = floor(energy_j(d) * 1e3 + 1e-6);
     else if (f->field == POWER_AVERAGE) *thousandths = floor((average_power(d) + extra) * 1e3 + 0.5);
-    else if (f->field == POWER_INSTANT) *thousandths = floor((power_at(d, last_update(d)) + extra) * 1e3 + 0.5);
+    else if (f->field == POWER_INSTANT) *thousandths = floor((d->gain * power_at(d, last_update(d)) + extra) * 1e3 + 0.5);
     else return INVALID_ARGUMENT;
     return OK;
 }

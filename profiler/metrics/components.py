@@ -1,0 +1,144 @@
+"""The `energy` part of a summary: every device with its joules, source, coverage and faults, and the sums."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import polars as pl
+
+from profiler.metrics.cross_check import CrossCheck, cross_check
+from profiler.metrics.devices import DeviceCurve, Total, fit_windows, total
+from profiler.metrics.energy import Energy
+from profiler.metrics.idle import idle_baseline, why_no_idle
+from profiler.store.runs import StoredProcess
+
+SOURCES = ("counter", "integrated", "module_scope", "shared_gpu", "parent_of_mig", "estimated")
+"""How joules were got, best first. The worst of a sum's parts is the sum's."""
+
+NEVER_MOVED = "its counter was read less than twice, or never moved"
+
+
+def energy_summary(
+    processes: Sequence[StoredProcess], curves: Sequence[DeviceCurve]
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """The `energy` dictionary of a summary, and what a reader of it must know, by note."""
+    measured = total(curves, fit_windows, estimated=False)
+    estimated = total(curves, fit_windows, estimated=True)
+    rows, notes = [], dict[str, str]()
+    for curve in curves:
+        row, sentences = _component(curve, _co_tenants(processes, curve))
+        rows.append(row)
+        label = f"energy.components {curve.meter['device']}"
+        notes |= {f"{label} {topic}".rstrip(): sentence for topic, sentence in sentences.items()}
+    idle = idle_baseline(curves, measured.energy_j if measured else None)
+    if idle is None:
+        notes["energy.idle"] = why_no_idle(curves)
+    words = [row["source"] for row in rows if row["source"] != "estimated"]
+    energy = {
+        "headline": "measured" if any(not c.estimated for c in curves) else "estimated",
+        **_named(measured, "measured"),
+        **_named(estimated, "estimated"),
+        "measured_at_least_j": _at_least(rows),
+        "measured_source": max(words, key=SOURCES.index) if words else None,
+        "idle": idle,
+        "components": rows,
+    }
+    return energy, notes
+
+
+def _named(amount: Total | None, kind: str) -> dict[str, float | None]:
+    return {
+        f"{kind}_j": amount.energy_j if amount else None,
+        f"{kind}_plus_minus_j": amount.plus_minus_j if amount else None,
+    }
+
+
+def _at_least(rows: Sequence[Mapping[str, Any]]) -> float | None:
+    """What the measured devices used at least: a sum of lower bounds needs not all of them."""
+    known = [
+        row["at_least_j"] for row in rows if row["source"] != "estimated" and row["at_least_j"] is not None
+    ]
+    return sum(known) if known else None
+
+
+def _component(curve: DeviceCurve, co_tenants: int | None) -> tuple[dict[str, Any], dict[str, str]]:
+    found = curve.energy(fit_windows(curve.process))
+    stated = found if found is not None and found.is_knowledge else None
+    check = cross_check(curve.curve, curve.readings, fit_windows(curve.process)) if _has_both(curve) else None
+    row = {
+        "component": curve.meter["component"],
+        "device": curve.meter["device"],
+        "name": curve.meter["name"],
+        "host": curve.process.facts.host,
+        "rank": curve.process.facts.rank,
+        "energy_j": stated.energy_j if stated else None,
+        "plus_minus_j": stated.plus_minus_j if stated else None,
+        "at_least_j": found.at_least_j if found else None,
+        "source": _source_word(curve.meter, co_tenants),
+        "coverage": found.coverage if found else None,
+        "aliased": curve.aliasing is not None,
+        "co_tenants": co_tenants,
+        "counter_over_integrated": check.ratio if check else None,
+        "uncertainty_source": curve.meter["uncertainty_source"],
+    }
+    return row, _sentences(curve, found, check, co_tenants)
+
+
+def _sentences(
+    curve: DeviceCurve, found: Energy | None, check: CrossCheck | None, co_tenants: int | None
+) -> dict[str, str]:
+    """What a reader of a device's joules must know, by topic; the empty topic says why they are null."""
+    sentences = {}
+    if found is None:
+        sentences[""] = _why_unknown(curve)
+    elif not found.is_knowledge:
+        sentences[""] = (
+            f"its energy would be {found.energy_j:.4g} ± {found.plus_minus_j:.4g} J, which is no knowledge: its "
+            f"counter told {100 * found.coverage:.3g} % of the time. It used at least {found.at_least_j:.4g} J"
+        )
+    if curve.curve.faults:
+        sentences["counter"] = "; ".join(curve.curve.faults)
+    if curve.aliasing:
+        sentences["aliasing"] = curve.aliasing.sentence()
+    if check and (warning := check.warning()):
+        sentences["cross-check"] = warning
+    if co_tenants:
+        sentences["shared"] = (
+            f"up to {co_tenants} other processes were on this GPU; their joules are part of its energy"
+        )
+    if curve.meter.get("notes"):
+        sentences["scope"] = " ".join(curve.meter["notes"])
+    return sentences
+
+
+def _why_unknown(curve: DeviceCurve) -> str:
+    if curve.curve.faults:
+        return "its readings make no counter"
+    powers = curve.readings["power_w"].drop_nulls().to_numpy()
+    mean_w = float(powers.mean()) if len(powers) else 0.0
+    return f"{NEVER_MOVED}, while its power readings averaged {mean_w:.4g} W" if mean_w > 0.0 else NEVER_MOVED
+
+
+def _has_both(curve: DeviceCurve) -> bool:
+    return curve.meter["source"] == "counter" and curve.meter["component"] in ("gpu", "module")
+
+
+def _source_word(meter: Mapping[str, Any], co_tenants: int | None) -> str:
+    """The worst of what is true of a meter."""
+    scope = {"module": "module_scope", "parent_of_mig": "parent_of_mig"}.get(meter.get("scope", "device"))
+    words: list[str | None] = [meter["source"], scope, "shared_gpu" if co_tenants else None]
+    return max((word for word in words if word), key=SOURCES.index)
+
+
+def _co_tenants(processes: Sequence[StoredProcess], curve: DeviceCurve) -> int | None:
+    """The most other processes seen on a GPU by whichever process of its host looked; None if nobody looked."""
+    seen = [
+        int(note.get("processes") or 0)
+        for process in processes
+        if process.facts.host == curve.process.facts.host
+        for note in map(json.loads, process.marks.filter(pl.col("kind") == "co_tenants")["note"])
+        if note.get("device") == curve.meter["device"]
+    ]
+    return max(seen, default=None)

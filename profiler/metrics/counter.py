@@ -1,0 +1,247 @@
+"""What the readings of one cumulative counter say of its course: when it changed, and where it cannot be believed.
+
+A counter that moves in steps changed after the reading before, and no earlier than an update period ago: half way is
+assumed, and how wide that interval is is kept. The sampler begins with a close look, which tells the period.
+
+Rows with NaN or negative joules are left out, and are a gap. A fall (driver reload, clock going backwards) and a rise
+that no device could draw are bridged at the power around them, and what was used meanwhile counts as never told. A
+counter that stands still while power readings, or its own course before and after, say that the device works is frozen:
+its joules of that time count as never told, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Flags = NDArray[np.bool_]
+
+GAP_FACTOR = 5.0 + 1e-6  # a whole number of periods is not to be on either side by rounding
+"""A stretch this many times longer than usual between two readings, or two changes, is suspect."""
+
+IMPOSSIBLE = 3.0
+"""A rise of more than this many times what the device can draw is no energy."""
+
+MOST_FALLS = 3
+"""A driver may be reloaded; what falls more often is in disorder, and no counter."""
+
+FROZEN = 0.5
+"""A counter that stands still is frozen if it tells less than this share of the power that is otherwise known."""
+
+CLOSE_LOOK = 0.15
+"""Readings closer than this share of the stated period show when the counter changes."""
+
+FEW_PERIODS = 2
+
+SLOPE_POINTS = 5
+"""Changes over which the power beyond the first or last change is taken."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Course:
+    """Knots of a counter's course in time, and of the stretches between them what is known of each.
+
+    Attributes:
+        time_s: Instants of the knots: the first reading, every change, the last reading.
+        energy_j: Cumulative joules there.
+        late_s: Width of the interval in which the knot may lie; 0 where it is exact.
+        bridged: Stretches in which readings are missing; the counter told their joules afterwards.
+        untold: Stretches whose joules nothing told.
+        changes: Which knots are changes.
+    """
+
+    time_s: Floats
+    energy_j: Floats
+    late_s: Floats
+    bridged: Flags
+    untold: Flags
+    changes: slice
+
+
+def course_of(readings: pl.DataFrame, meter: Mapping[str, Any]) -> tuple[Course | None, tuple[str, ...]]:
+    """The course that rows with `time_s`, `energy_j` and, maybe, `power_w` tell, and a sentence for every fault.
+
+    Args:
+        readings: Rows of one device, any order.
+        meter: The fields of `Meter` as stored: `update_period_s`, `power_max_w`.
+
+    Returns:
+        No course if it changed less than twice, or fell so often that it is no counter.
+    """
+    known, faults = _believable(readings)
+    read_s = known["time_s"].to_numpy().astype(np.float64)
+    read_j, broken, more = _without_jumps(read_s, known["energy_j"].to_numpy().astype(np.float64), meter)
+    moved = _changed_at(read_j, meter["update_period_s"])
+    period_s = _period(read_s, moved, meter["update_period_s"])
+    faults += more
+    if len(moved) < 2 or read_j[-1] <= read_j[0] or _falls(known) > MOST_FALLS:
+        return None, tuple(faults)
+    time_s, late_s = _instants(read_s, moved, period_s)
+    usual_s = _usual_gap(read_s, meter["update_period_s"])
+    spacing_s = max(float(np.median(np.diff(time_s))), usual_s)
+    knot_s, knot_j, knot_late_s = _with_ends(read_s, read_j, time_s, read_j[moved], late_s, spacing_s)
+    bridged = _touched(knot_s, read_s, np.diff(read_s) > GAP_FACTOR * usual_s)
+    frozen = _frozen(knot_s, knot_j, bridged, power_of(readings), spacing_s)
+    if frozen.any():
+        faults.append(_frozen_sentence(np.diff(knot_s)[frozen], power_of(readings)))
+    untold = frozen | _touched(knot_s, read_s, broken)
+    first = len(knot_s) - len(moved) - (knot_s[-1] > time_s[-1])
+    course = Course(
+        time_s=knot_s,
+        energy_j=knot_j,
+        late_s=knot_late_s,
+        bridged=bridged & ~untold,
+        untold=untold,
+        changes=slice(first, first + len(moved)),
+    )
+    return course, tuple(faults)
+
+
+def _believable(readings: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
+    """Rows by time whose joules can be a counter's; of several at one instant, the most."""
+    known = readings.select("time_s", "energy_j").drop_nulls()
+    fine = known.filter(
+        pl.col("time_s").is_finite() & pl.col("energy_j").is_finite() & (pl.col("energy_j") >= 0.0)
+    )
+    bad = len(known) - len(fine)
+    faults = [f"{bad} readings of its counter were negative or not finite, and were left out"] if bad else []
+    return fine.sort("time_s", "energy_j").unique("time_s", keep="last", maintain_order=True), faults
+
+
+def _without_jumps(
+    time_s: Floats, energy_j: Floats, meter: Mapping[str, Any]
+) -> tuple[Floats, Flags, list[str]]:
+    """The counter with its falls and impossible rises bridged at the power around them; which steps these were."""
+    steps, seconds = np.diff(energy_j), np.diff(time_s)
+    fell = steps < 0.0
+    leapt = np.zeros_like(fell)
+    if meter.get("power_max_w") and meter.get("source", "counter") == "counter":
+        waited_s = time_s[1:] - _last_change_s(time_s, steps) + (meter["update_period_s"] or 0.0)
+        leapt = steps > IMPOSSIBLE * meter["power_max_w"] * waited_s
+    broken = fell | leapt
+    if broken.any():
+        middle_s, sound = time_s[1:] - seconds / 2.0, ~broken
+        around_w = (
+            np.interp(middle_s[broken], middle_s[sound], (steps / seconds)[sound]) if sound.any() else 0.0
+        )
+        steps[broken] = around_w * seconds[broken]
+    faults = [f"its counter fell {fell.sum()} times (reset, or time going backwards)"] if fell.any() else []
+    faults += [f"its counter rose {leapt.sum()} times by more than can be drawn"] if leapt.any() else []
+    return np.concatenate([energy_j[:1], energy_j[:1] + np.cumsum(steps)]), broken, faults
+
+
+def _falls(known: pl.DataFrame) -> int:
+    return int((known["energy_j"].diff() < 0.0).sum())
+
+
+def _last_change_s(time_s: Floats, steps: Floats) -> Floats:
+    """For each step, the instant at which the counter had last changed before it: it may catch up."""
+    changed = np.concatenate([[True], steps[:-1] != 0.0])
+    return time_s[np.maximum.accumulate(np.where(changed, np.arange(len(steps)), 0))]
+
+
+def _changed_at(read_j: Floats, update_period_s: float | None) -> NDArray[np.intp]:
+    """The readings that showed a change; a counter that follows continuously changed whenever it was read."""
+    if not update_period_s:
+        return np.arange(len(read_j))
+    return np.flatnonzero(np.diff(read_j) > 0.0) + 1
+
+
+def _period(read_s: Floats, moved: NDArray[np.intp], stated_s: float | None) -> float | None:
+    """The update period where readings were close enough to see one change after the other, at most the stated one."""
+    if not stated_s:
+        return stated_s
+    close = read_s[moved] - read_s[moved - 1] < CLOSE_LOOK * stated_s
+    seen_s = np.diff(read_s[moved])[close[1:] & close[:-1]]
+    return min(stated_s, float(np.median(seen_s))) if len(seen_s) >= FEW_PERIODS else stated_s
+
+
+def _instants(
+    read_s: Floats, moved: NDArray[np.intp], update_period_s: float | None
+) -> tuple[Floats, Floats]:
+    """When the counter changed, and how wide the interval is in which it may have."""
+    if not update_period_s:
+        return read_s[moved], np.zeros(len(moved))
+    late_s = np.minimum(read_s[moved] - read_s[moved - 1], update_period_s)
+    return read_s[moved] - late_s / 2.0, late_s
+
+
+def _usual_gap(read_s: Floats, stated_s: float | None) -> float:
+    """Seconds between two readings as a rule, those of the close look aside."""
+    gaps_s = np.diff(read_s)
+    wide_s = gaps_s[gaps_s >= CLOSE_LOOK * (stated_s or 0.0)]
+    return float(np.median(wide_s if len(wide_s) else gaps_s))
+
+
+def _with_ends(
+    read_s: Floats, read_j: Floats, time_s: Floats, energy_j: Floats, late_s: Floats, spacing_s: float
+) -> tuple[Floats, Floats, Floats]:
+    """The changes, and the lines beyond them up to the first and last reading, within what these allow.
+
+    A counter that was read without a change has used less than one change's joules since the last.
+    """
+    before_s, after_s = time_s[0] - read_s[0], read_s[-1] - time_s[-1]
+    knots = [(time_s, energy_j, late_s)]
+    if before_s > 0.0:
+        line_j = _slope(time_s, energy_j, slice(None, SLOPE_POINTS)) * before_s
+        start_j = max(energy_j[0] - line_j, read_j[0])
+        knots.insert(0, (read_s[:1], np.array([start_j]), late_s[:1]))
+    if after_s > 0.0:
+        line_j = _slope(time_s, energy_j, slice(-SLOPE_POINTS, None)) * min(after_s, spacing_s)
+        knots.append((read_s[-1:], np.array([energy_j[-1] + line_j]), late_s[-1:]))
+    seconds, joules, widths = (np.concatenate(column) for column in zip(*knots, strict=True))
+    return seconds, joules, widths
+
+
+def _slope(time_s: Floats, energy_j: Floats, part: slice) -> float:
+    return float((energy_j[part][-1] - energy_j[part][0]) / (time_s[part][-1] - time_s[part][0]))
+
+
+def _touched(knot_s: Floats, read_s: Floats, suspect: Flags) -> Flags:
+    """Which stretches between knots hold the middle of a suspect step between readings."""
+    touched = np.zeros(len(knot_s) - 1, dtype=np.bool_)
+    middle_s = (read_s[:-1] + read_s[1:])[suspect] / 2.0
+    touched[np.clip(np.searchsorted(knot_s, middle_s) - 1, 0, len(touched) - 1)] = True
+    return touched
+
+
+def _frozen(
+    knot_s: Floats, knot_j: Floats, bridged: Flags, power: tuple[Floats, Floats], spacing_s: float
+) -> Flags:
+    """Stretches in which the counter was read, stood still far longer than usual, and tells too little."""
+    seconds, watts = np.diff(knot_s), np.diff(knot_j) / np.diff(knot_s)
+    still = (seconds > GAP_FACTOR * spacing_s) & ~bridged
+    if not still.any():
+        return still
+    usual_w = float(np.min(watts[~still])) if not still.all() else 0.0
+    for stretch in np.flatnonzero(still):
+        expected_w = _mean_power(power, knot_s[stretch], knot_s[stretch + 1]) or usual_w
+        still[stretch] = watts[stretch] < FROZEN * expected_w
+    return still
+
+
+def power_of(readings: pl.DataFrame) -> tuple[Floats, Floats]:
+    """Instants and watts of the power readings that can be believed; none if the rows have no such column."""
+    if "power_w" not in readings.columns:
+        return np.empty(0), np.empty(0)
+    believable = pl.col("power_w").is_finite() & (pl.col("power_w") >= 0.0)
+    known = readings.select("time_s", "power_w").drop_nulls().filter(believable).sort("time_s")
+    return known["time_s"].to_numpy().astype(np.float64), known["power_w"].to_numpy().astype(np.float64)
+
+
+def _mean_power(power: tuple[Floats, Floats], start_s: float, end_s: float) -> float | None:
+    first, last = np.searchsorted(power[0], (start_s, end_s))
+    return float(np.mean(power[1][first:last])) if last > first else None
+
+
+def _frozen_sentence(seconds: Floats, power: tuple[Floats, Floats]) -> str:
+    said = "power readings" if len(power[0]) else "its course before and after"
+    return (
+        f"its counter stood still for {np.sum(seconds):.3g} s in which {said} say that the device drew power"
+    )
