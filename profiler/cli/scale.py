@@ -17,6 +17,9 @@ from profiler.report.axes import X_AXES, Y_AXES
 from profiler.report.terminal import is_wide, points_table, show
 from profiler.store.runs import StoredRun, open_run, scan_runs
 
+PEAKS_AGREE = 1.25
+"""Measured peaks of one quiet machine differ by less than this factor."""
+
 
 @with_carbon
 def scale(
@@ -65,6 +68,12 @@ def scale(
         typer.echo(f"chart written to {plot}")
 
 
+def _measured_peaks(stored: Sequence[StoredRun]) -> list[float]:
+    """FLOP/s of the runs whose peak was measured on the spot."""
+    manifests = [run.manifest for run in stored if str(run.manifest.peak_source).startswith("measured")]
+    return [m.peak_flops_per_s for m in manifests if m.peak_flops_per_s is not None]
+
+
 def _notes(points: pl.DataFrame, stored: Sequence[StoredRun]) -> dict[str, str]:
     """What a reader must know before comparing these points."""
     notes = {}
@@ -72,6 +81,12 @@ def _notes(points: pl.DataFrame, stored: Sequence[StoredRun]) -> dict[str, str]:
     if broken:
         named = ", ".join(broken[:3]) + (", ..." if len(broken) > 3 else "")
         notes["damaged"] = f"{len(broken)} runs have damaged files and are left out: {named}."
+    peaks = _measured_peaks(stored)
+    if peaks and max(peaks) > PEAKS_AGREE * min(peaks):
+        notes["mfu"] = (
+            f"The peak that MFU is a share of was measured before each run, and differs from {min(peaks):.3g} to"
+            f" {max(peaks):.3g} FLOP/s: the machine was busy, or these are several machines. Compare FLOP/s, not MFU."
+        )
     if points["data_sha256"].drop_nulls().n_unique() > 1:
         notes["data"] = "These points were trained on different data: their losses do not compare."
     if points["energy_source"].drop_nulls().n_unique() > 1:
