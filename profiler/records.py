@@ -5,7 +5,8 @@ monotonic clock, counted from the start of its attempt. `None` means "not known"
 
 Schema history
     1   first version: steps, readings, marks
-    2   steps: executed_flops, operator_bytes; readings: sm_occupancy, PCIe and NVLink traffic (older rows: null)
+    2   steps: num_microbatches, executed_flops, operator_bytes; readings: sm_occupancy, PCIe and NVLink traffic
+        (older rows: null)
 """
 
 from __future__ import annotations
@@ -38,15 +39,17 @@ class Step(NamedTuple):
     times as long (5.5 against 1.1 µs).
 
     `*_s` are wall seconds by phase, `*_cpu_s` the CPU seconds that this process spent in the same phase
-    (all threads; not its DataLoader workers). `samples`, `tokens` and `model_flops` count all microbatches
-    of the step on this rank. `model_flops` leaves recomputation out, `executed_flops` has it in. `operator_bytes` is
-    what the operators read and wrote, as if none was fused and nothing stayed in a cache.
+    (all threads; not its DataLoader workers). `num_microbatches` counts the forward passes. `samples`, `tokens` and
+    `model_flops` count all microbatches of the step on this rank. `model_flops` leaves recomputation out,
+    `executed_flops` has it in. `operator_bytes` is what the operators read and wrote, as if none was fused and
+    nothing stayed in a cache.
     """
 
     rank: int
     step: int
     start_s: float
     duration_s: float
+    num_microbatches: int | None = None
     data_s: float | None = None
     forward_s: float | None = None
     backward_s: float | None = None

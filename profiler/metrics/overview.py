@@ -40,7 +40,7 @@ OVERVIEW_SCHEMA = pl.Schema(
 
 def overview(runs: Sequence[StoredRun], factors: CarbonFactors | None = None) -> pl.DataFrame:
     """One row a run, newest first."""
-    rows = [{**_row(summarize(run, factors)), "damaged": run.is_damaged} for run in runs]
+    rows = [{**_row(summarize(run, factors, by_phase=False)), "damaged": run.is_damaged} for run in runs]
     return pl.DataFrame(rows, schema=OVERVIEW_SCHEMA).sort("created_at", descending=True)
 
 

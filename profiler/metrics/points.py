@@ -109,7 +109,7 @@ def _branch_point(
 
 
 def _whole_run_point(run: StoredRun, curves: Sequence[DeviceCurve], factors: CarbonFactors) -> dict[str, Any]:
-    summary = summarize(run, factors)
+    summary = summarize(run, factors, by_phase=False)
     use = use_of(curves)
     point = {
         "params": summary["params"],

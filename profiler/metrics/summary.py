@@ -106,12 +106,15 @@ _OF_STEPS = (
 )
 
 
-def summarize(run: StoredRun, factors: CarbonFactors | None = None) -> dict[str, Any]:
+def summarize(
+    run: StoredRun, factors: CarbonFactors | None = None, *, by_phase: bool = True
+) -> dict[str, Any]:
     """All metrics of a run.
 
     Args:
         run: A stored run; what of it is damaged is named in `notes`.
         factors: For emissions; None takes those stored with the run.
+        by_phase: Whether to divide energy among phases, which takes up to a second a run; else `phases` is empty.
 
     Returns:
         JSON-able. Energies are of the whole fit, validation and checkpoints included. `efficiency` and `carbon` take
@@ -150,7 +153,7 @@ def summarize(run: StoredRun, factors: CarbonFactors | None = None) -> dict[str,
         "loss": loss,
         "params": run.manifest.params,
         "energy": energy,
-        "phases": [asdict(share) for share in phase_shares(processes, curves)],
+        "phases": [asdict(share) for share in phase_shares(processes, curves)] if by_phase else [],
         "throughput": throughput(totals),
         "efficiency": efficient,
         "memory": _memory(processes),
@@ -213,10 +216,12 @@ def _notes(summary: Mapping[str, Any], stored: Mapping[str, str], damaged: Seque
     nulls = _null_keys(summary)
     for key in nulls:
         notes[key] = _reason(key, stored, summary, nulls)
-    if any(phase["energy_j"] is None for phase in summary["phases"]):
-        notes["phases.energy_j"] = (
-            "the phase is too short, or too mixed with others, for what the counter resolves"
-        )
+    unknown: dict[str, list[str]] = {}
+    for phase in summary["phases"]:
+        if phase["energy_j"] is None:
+            unknown.setdefault(phase["reason"], []).append(phase["phase"])
+    if unknown:
+        notes["phases.energy_j"] = "; ".join(f"{', '.join(names)}: {why}" for why, names in unknown.items())
     return notes
 
 
