@@ -4,29 +4,41 @@ from __future__ import annotations
 
 import json
 import math
+import threading
 
 import pytest
 from fixtures_scripted import FakeClock
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from profiler.measure.recorder import MAX_PENDING_STEPS, Memory, Recorder, Work
+from profiler.measure.digest import MAX_PENDING_STEPS
+from profiler.measure.recorder import MAX_INSTANTS, Memory, Recorder, Work
 from profiler.records import RUN_PHASES, STEP_PHASES, Mark, Row, Step
 
 
 class Late:
     """A loss that comes when the test says so."""
 
-    def __init__(self, number: float) -> None:
+    def __init__(self, number: float | None, here: bool = False) -> None:
         self.number = number
-        self.here = False
+        self.here = here
 
     def ready(self) -> bool:
         return self.here
 
-    def value(self) -> float:
+    def value(self) -> float | None:
         assert self.here, "asked for before it was ready: that would synchronise"
         return self.number
+
+
+class AsGiven:
+    """Losses that tests hand over are scalars already."""
+
+    def later(self, value: object) -> Late:
+        return value if isinstance(value, Late) else Late(None, here=True)
+
+    def poll(self, *, last: bool = False) -> None:
+        pass
 
 
 class Recording:
@@ -37,8 +49,8 @@ class Recording:
             self.rows.append,
             clock=self.clock,
             cpu_clock=self.clock.cpu,
-            read_loss=lambda loss: loss,  # type: ignore[arg-type,return-value]
-            **{"digest_period_s": 0.0, **kwargs},  # type: ignore[arg-type]
+            scalars=AsGiven(),
+            **kwargs,  # type: ignore[arg-type]
         )
 
     def spend(self, phase: str | None, seconds: float, busy_threads: float = 1.0) -> None:
@@ -47,10 +59,12 @@ class Recording:
 
     @property
     def steps(self) -> list[Step]:
+        self.recorder.digest()
         return [row for row in self.rows if isinstance(row, Step)]
 
     @property
     def marks(self) -> list[Mark]:
+        self.recorder.digest()
         return [row for row in self.rows if isinstance(row, Mark)]
 
 
@@ -151,18 +165,48 @@ def test_a_late_loss_keeps_the_order_of_steps(run: Recording):
     assert [(s.step, s.loss) for s in run.steps] == [(0, 3.0), (1, 2.0), (2, 1.0), (3, None), (4, None)]
 
 
-def test_instants_gather_for_a_while_and_nothing_of_them_is_lost():
-    run = Recording(digest_period_s=10.0)
-    stored = []
+def test_instants_gather_until_rows_are_asked_for(run: Recording):
     for number in range(4):
         run.spend("forward", 4.0)
         run.recorder.end_step(number, Work())
-        stored.append([s.step for s in run.steps])
-    assert stored == [[0], [0], [0], [0, 1, 2, 3]]
-    run.recorder.end_step(4, Work())
-    run.recorder.enter("validation")
-    assert [s.step for s in run.steps] == [0, 1, 2, 3, 4], "a pause digests at once"
-    assert [s.duration_s for s in run.steps] == [4.0, 4.0, 4.0, 4.0, 0.0]
+    assert run.rows == []
+    run.recorder.digest()
+    run.recorder.digest()
+    assert [s.duration_s for s in run.steps] == [4.0, 4.0, 4.0, 4.0]
+
+
+def test_instants_that_nobody_asks_for_do_not_gather_for_ever(run: Recording):
+    for number in range(MAX_INSTANTS + 1):
+        run.recorder.end_step(number, Work())
+    assert len(run.rows) == MAX_INSTANTS + 1
+
+
+def test_rows_are_made_on_another_thread_while_the_training_goes_on(run: Recording):
+    done = threading.Event()
+
+    def digest() -> None:
+        while not done.is_set():
+            run.recorder.digest()
+
+    thread = threading.Thread(target=digest)
+    thread.start()
+    for number in range(2000):
+        run.spend("forward", 1.0)
+        run.recorder.end_step(number, Work())
+    done.set()
+    thread.join()
+    run.recorder.flush()
+    assert [(s.step, s.forward_s) for s in run.steps] == [(number, 1.0) for number in range(2000)]
+
+
+def test_microbatches_are_counted(run: Recording):
+    for _ in range(3):
+        run.spend("forward", 1.0)
+        run.spend("backward", 1.0)
+        run.spend("data", 1.0)
+    run.recorder.end_step(1, Work())
+    run.recorder.end_step(2, Work())
+    assert [s.num_microbatches for s in run.steps] == [3, None]
 
 
 def test_flush_stores_steps_whose_loss_never_came(run: Recording):

@@ -147,3 +147,19 @@ def test_kill_9_keeps_everything_that_was_flushed(tmp_path: Path):
         stored = _stored(folder)
         assert stored == [float(i) for i in range(len(stored))]  # no gap, nothing twice
         assert len(stored) - told[-1] in (0, 50)
+
+
+def test_rows_that_were_only_noted_are_made_on_the_writers_thread(tmp_path: Path):
+    made, threads = threading.Event(), set()
+
+    def gather() -> None:
+        threads.add(threading.current_thread().name)
+        writer.append(Mark(rank=0, kind="note", start_s=float(len(threads))))
+        made.set()
+
+    writer = PartWriter(tmp_path / "p", gather=gather, interval_s=0.01)
+    writer.start()
+    assert made.wait(10.0)
+    writer.close()
+    assert threads == {"joulescale-writer"}
+    assert set(_stored(tmp_path / "p")) == {1.0}

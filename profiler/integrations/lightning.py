@@ -20,7 +20,14 @@ import torch
 from profiler.carbon.factors import CarbonFactors
 from profiler.errors import InvalidValueError, UnknownNameError
 from profiler.integrations.codecarbon import CodecarbonTracker, check_second_opinion
-from profiler.integrations.lightning_facts import SlowMemory, find_peak, full_batch, gpu_wish, logged_numbers
+from profiler.integrations.lightning_facts import (
+    SlowMemory,
+    find_peak,
+    full_batch,
+    gpu_wish,
+    logged_numbers,
+    phase_note,
+)
 from profiler.measure.guard import Guard, guarded
 from profiler.measure.idle import checked_idle_s, record_idle
 from profiler.measure.probes import OpenProbes, open_probes
@@ -167,14 +174,12 @@ class EfficiencyMonitor(pl.Callback):
             guard=self._guard,
             name=self._name,
             peak=peak,
-            phases_known=device.type == "cpu",
+            phases_known=device.type in ("cpu", "cuda"),
+            cuda=device if device.type == "cuda" else None,
         )
         self.run_dir = session.run_dir
         session.notes.update(self._probes.notes | peak_note)
-        if device.type != "cpu":
-            session.notes["phases"] = (
-                f"forward, backward and optimizer run asynchronously on {device.type}: not timed yet"
-            )
+        session.notes.update(phase_note(device))
         self._work_counter = WorkCounter(
             pl_module,
             notes=session.notes,

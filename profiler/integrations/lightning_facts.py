@@ -53,6 +53,19 @@ def _rounds_to_tf32(device: torch.device) -> bool:
     return bool(setting == "tf32")
 
 
+def phase_note(device: torch.device) -> dict[str, str]:
+    """What the times of phases are on a device; why they are null, where they are."""
+    if device.type == "cpu":
+        return {}
+    if device.type == "cuda":
+        return {
+            "phases": "timed on the GPU, from its passing one hook to the next; its waits for the host are part of them"
+        }
+    return {
+        "phases": f"forward, backward and optimizer run asynchronously on {device.type}, and are not timed there"
+    }
+
+
 def find_peak(
     wanted: float | Literal["measure"] | None,
     device: torch.device,

@@ -1,11 +1,24 @@
-"""Scalars that are still on their way from the GPU: asked for without waiting, collected when they have come."""
+"""Scalars that are still on their way from the GPU: asked for without waiting, collected when they have come.
+
+Whatever talks to CUDA does so on the training's own thread (`poll`): an event that another thread asks for while a
+CUDA graph is being captured would spoil the user's capture. `ready` and `value` only look at what was found there.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol
 
-if TYPE_CHECKING:
-    import torch
+import torch
+
+BATCH_S = 0.5
+BATCH = 256
+"""Scalars of half a second, or so many, are copied together: one kernel and one event for all."""
+
+BATCHES_ON_THE_WAY = 64
+"""Batches whose copy may be under way; past that the oldest never comes."""
 
 
 class Scalar(Protocol):
@@ -20,55 +33,113 @@ class Scalar(Protocol):
         ...
 
 
-class Now:
-    """A number that is here already, or that there is none."""
+class Scalars(Protocol):
+    """Makes scalars of what a training gives as its loss."""
 
-    def __init__(self, number: float | None) -> None:
-        self._number = number
+    def later(self, value: object) -> Scalar:
+        """`value` as a scalar; nobody may change it any more."""
+        ...
+
+    def poll(self, *, last: bool = False) -> None:
+        """See what has come, on the training's thread; `last`: nothing will be added any more."""
+        ...
+
+
+class OnHost:
+    """A Python number, or a tensor of one element in the host's memory."""
+
+    def __init__(self, value: object) -> None:
+        self._value = value
 
     def ready(self) -> bool:
         """Always."""
         return True
 
     def value(self) -> float | None:
-        """The number."""
-        return self._number
+        """The number; None if it is no single number, or lies on a device."""
+        value = self._value
+        if isinstance(value, torch.Tensor):
+            single = value.numel() == 1 and not value.is_complex() and value.device.type == "cpu"
+            return float(value.item()) if single else None
+        return float(value) if isinstance(value, int | float) else None
 
 
-class FromGpu:
-    """A scalar copied from a CUDA tensor into pinned memory on its own stream's order; never synchronises."""
+class HostScalars:
+    """For trainings on the CPU: everything is here already."""
 
-    def __init__(self, tensor: torch.Tensor) -> None:
-        import torch  # a recorder without steps (exec) never loads it
+    def later(self, value: object) -> Scalar:
+        """As it is."""
+        return OnHost(value)
 
-        self._host = torch.empty((), dtype=torch.float32, pin_memory=True)
-        self._host.copy_(tensor, non_blocking=True)
-        self._copied = torch.cuda.Event()
-        self._copied.record()
+    def poll(self, *, last: bool = False) -> None:
+        """Nothing is on its way."""
+
+
+class _Slot:
+    """One scalar of a batch, filled when the batch has come."""
+
+    def __init__(self) -> None:
+        self.number: float | None = None
+        self.here = False
 
     def ready(self) -> bool:
-        """Whether the copy is done."""
-        return bool(self._copied.query())
+        """Whether the batch has come."""
+        return self.here
 
-    def value(self) -> float:
+    def value(self) -> float | None:
         """The number; only valid once `ready`."""
-        return float(self._host)
+        return self.number
 
 
-def scalar_of(value: object) -> Scalar | None:
-    """`value` as a scalar that can be collected later; None if it is no single number.
+class _Batch:
+    """Scalars copied into pinned memory, in the order of the training's own stream."""
 
-    Args:
-        value: A Python number or a tensor with one element, on any device.
-    """
-    if isinstance(value, int | float):
-        return Now(float(value))
-    import torch
+    def __init__(self, tensors: list[torch.Tensor], slots: list[_Slot]) -> None:
+        together = torch.stack([tensor.to(torch.float32) for tensor in tensors])
+        self._host = torch.empty(len(tensors), dtype=torch.float32, pin_memory=True)
+        self._host.copy_(together, non_blocking=True)
+        self._copied = torch.cuda.Event()
+        self._copied.record()
+        self._slots = slots
 
-    if isinstance(value, torch.Tensor):
+    def arrived(self) -> bool:
+        """Fill the slots if the copy is done."""
+        if not self._copied.query():
+            return False
+        for slot, number in zip(self._slots, self._host.tolist(), strict=True):
+            slot.number, slot.here = number, True
+        return True
+
+
+class GpuScalars:
+    """For trainings on CUDA: losses stay on the GPU until there are a few of them, then come together."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._sent_s = clock()
+        self._tensors: list[torch.Tensor] = []
+        self._slots: list[_Slot] = []
+        self._on_the_way: deque[_Batch] = deque(maxlen=BATCHES_ON_THE_WAY)
+
+    def later(self, value: object) -> Scalar:
+        """A slot for a CUDA tensor of one element; anything else as it is."""
+        if not (isinstance(value, torch.Tensor) and value.is_cuda):
+            return OnHost(value)
         if value.numel() != 1 or value.is_complex():
-            return None
-        if value.is_cuda:
-            return FromGpu(value.detach().reshape(()))
-        return Now(value.item()) if value.device.type == "cpu" else None
-    return None
+            return OnHost(None)
+        slot = _Slot()
+        self._tensors.append(value.detach().reshape(()))
+        self._slots.append(slot)
+        return slot
+
+    def poll(self, *, last: bool = False) -> None:
+        """Send a batch that is full, and fill the slots of those that have come; not while a graph is captured."""
+        if torch.cuda.is_current_stream_capturing():
+            return
+        due = last or len(self._tensors) >= BATCH or self._clock() - self._sent_s >= BATCH_S
+        if self._tensors and due:
+            self._sent_s = self._clock()
+            self._on_the_way.append(_Batch(self._tensors, self._slots))
+            self._tensors, self._slots = [], []
+        while self._on_the_way and self._on_the_way[0].arrived():
+            self._on_the_way.popleft()

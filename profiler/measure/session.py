@@ -19,8 +19,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil
+import torch
 
 from profiler.carbon.factors import CarbonFactors
+from profiler.measure.cuda_timer import CudaEvents, CudaTimer
+from profiler.measure.deferred import GpuScalars
 from profiler.measure.guard import Guard
 from profiler.measure.ranks import Place
 from profiler.measure.recorder import Recorder
@@ -93,6 +96,7 @@ class Session:
         name: The run's name; None makes one.
         peak: What the run's devices can do and move at most, together.
         phases_known: As for `Recorder`.
+        cuda: The device that the training runs on, if it is one of CUDA: it then tells the times of phases.
         clock: Monotonic seconds from any origin.
         sampling_period_s: Seconds between two readings of the sensors.
 
@@ -112,6 +116,7 @@ class Session:
         name: str | None = None,
         peak: Peak | None = None,
         phases_known: bool = True,
+        cuda: torch.device | None = None,
         clock: Callable[[], float] = time.monotonic,
         sampling_period_s: float = SAMPLING_PERIOD_S,
     ) -> None:
@@ -134,9 +139,20 @@ class Session:
         self._carbon = write_factors(self.run_dir, CarbonFactors.of(facts.carbon)) if place.rank == 0 else {}
         self._hardware, self._software = _hardware(self._probes), _software()
         self._writer = PartWriter(
-            self._folder, on_flush=self._beat, on_error=self._disk_failed, on_lost=self._rows_lost
+            self._folder,
+            gather=self._digest,
+            on_flush=self._beat,
+            on_error=self._disk_failed,
+            on_lost=self._rows_lost,
         )
-        self.recorder = Recorder(self.emit, clock=self.now, rank=place.rank, phases_known=phases_known)
+        self.recorder = Recorder(
+            self.emit,
+            clock=self.now,
+            rank=place.rank,
+            phases_known=phases_known,
+            timer=CudaTimer(self.now, CudaEvents(cuda)) if cuda else None,
+            scalars=GpuScalars() if cuda else None,
+        )
         self._sampler = Sampler(
             self._probes,
             clock=self.now,
@@ -158,6 +174,9 @@ class Session:
     def emit(self, row: Row) -> None:
         """Store a row."""
         self._writer.append(row)
+
+    def _digest(self) -> None:
+        self.guard.call("recording", self.recorder.digest)
 
     def sample(self) -> None:
         """Read the sensors now, beside the sampler's own rhythm: at the edge of a window that matters."""

@@ -139,7 +139,9 @@ class PhaseClock:
         pieces = dict.fromkeys(_EACH_MICROBATCH, self._parts * microbatches) | {"optimizer": self._parts}
         length_s = np.stack([steps[f"{phase}_s"].to_numpy() / pieces[phase] for phase in order], axis=1)
         length_s = np.repeat(length_s, self._parts, axis=1)
-        begin_s = start_s[:, None] + np.cumsum(length_s, axis=1) - length_s
+        # each begins where the one before ends, to the last bit: rounding must not put a piece of no length behind it
+        ends_s = np.cumsum(np.column_stack([start_s, length_s]), axis=1)
+        begin_s = ends_s[:, :-1]
         column = [self.columns.index(phase) + part for phase in order for part in range(self._parts)]
         return begin_s.ravel(), length_s.ravel(), np.tile(column, len(steps))
 

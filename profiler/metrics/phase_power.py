@@ -95,6 +95,7 @@ class _Refusal(Exception):
 
 
 def _divided(clock_of: Callable[[int], PhaseClock], readings: Readings, phases: Sequence[str]) -> Division:
+    _check_length(readings)
     parts = 1 if clock_of(1).step_s < LONG_STEP * (readings.period_s or 0.0) else 2
     clock = clock_of(parts)
     ticks = _ticks(clock, readings)
@@ -110,17 +111,26 @@ def _divided(clock_of: Callable[[int], PhaseClock], readings: Readings, phases: 
     )
 
 
+def _check_length(readings: Readings) -> None:
+    changes = int(np.count_nonzero(readings.changed()))
+    if changes < FEW_CHANGES:
+        raise _Refusal(
+            f"the counter changed {changes} times, and it takes {FEW_CHANGES} to tell phases apart"
+        )
+    covered_s, least_s = float(np.ptp(readings.time_s)), FEW_BLOCKS * LEAST_BLOCK_S
+    if covered_s < least_s:
+        raise _Refusal(
+            f"the counter was read for {covered_s:.0f} s, and it takes {least_s:.0f} s to tell phases apart"
+        )
+
+
 def _ticks(clock: PhaseClock, readings: Readings) -> Ticks:
     """Those found by their beat, if they explain the energies much better; else by the readings alone."""
     by_reading = ticks_by_reading(readings)
     plain = _design(clock, by_reading)
-    if len(plain.power_w) < FEW_CHANGES:
-        raise _Refusal(
-            f"the counter changed {len(plain.power_w)} times, and it takes {FEW_CHANGES} to tell phases apart"
-        )
     powers = _powers(*plain.normal_equations())
     by_beat = ticks_by_beat(readings, lambda time_s: clock.at(time_s) @ powers)
-    if by_beat is not None and len(by_beat.latest_s) > FEW_CHANGES:
+    if by_beat is not None and len(by_beat.latest_s) > len(by_reading.latest_s) / 2:
         found = _design(clock, by_beat)
         if found.misfit_w() < BEAT_GAIN * plain.misfit_w():
             return by_beat
@@ -201,10 +211,12 @@ class _Fit:
     @cached_property
     def _inflations(self) -> Table:
         gram = self.grams.sum(axis=0)
-        scale = np.sqrt(np.maximum(np.diag(gram), 1e-300))
-        values, vectors = np.linalg.eigh(gram / np.outer(scale, scale))
-        seen = values > 1e-14  # columns that never occur have none
-        return np.asarray((vectors[:, seen] ** 2 / values[seen]).sum(axis=1), dtype=np.float64)
+        there = np.flatnonzero(np.diag(gram) > 0.0)
+        scale = np.sqrt(np.diag(gram)[there])
+        values, vectors = np.linalg.eigh(gram[np.ix_(there, there)] / np.outer(scale, scale))
+        found = np.zeros(len(gram))
+        found[there] = (vectors**2 / np.maximum(values, 1e-15)).sum(axis=1)
+        return found
 
 
 def _blocks(time_s: Table) -> list[NDArray[np.bool_]]:
@@ -212,11 +224,8 @@ def _blocks(time_s: Table) -> list[NDArray[np.bool_]]:
     covered_s = float(time_s[-1] - time_s[0])
     block = ((time_s - time_s[0]) / max(covered_s / BLOCKS, LEAST_BLOCK_S)).astype(np.int64)
     numbers = np.unique(block)
-    if len(numbers) < FEW_BLOCKS:
-        raise _Refusal(
-            f"the counter was read for {covered_s:.0f} s, and it takes {FEW_BLOCKS * LEAST_BLOCK_S:.0f} s"
-            " to tell phases apart"
-        )
+    if len(numbers) < FEW_BLOCKS - 1:  # the ends of what was read may hold no change
+        raise _Refusal(f"the counter told changes in {len(numbers)} of {BLOCKS} parts of the run only")
     return [block == number for number in numbers]
 
 

@@ -8,6 +8,7 @@ The seam for a journal: whatever has `append` and `close` can stand here (`RowSi
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -18,6 +19,9 @@ from profiler.records import SCHEMAS, Row, TableName, table_of
 from profiler.store.parts import fits, part_name, write_part
 
 FLUSH_INTERVAL_S = 15.0
+GATHER_INTERVAL_S = 0.1
+"""Often enough that each turn takes the interpreter for a fraction of a millisecond only."""
+
 MAX_PENDING_ROWS = 200_000
 """About 100 MB of rows: past that the oldest are dropped (the disk has been gone for hours) and counted."""
 
@@ -39,6 +43,7 @@ class PartWriter:
 
     Args:
         folder: The process's own folder, made on the first flush.
+        gather: Called ten times a second on the writer's thread: makes and appends rows that were only noted so far.
         on_flush: Called after each flush on the writer's thread (the manifest's heartbeat).
         on_error: Called with an error of the file system, once each time it starts; rows are kept and retried.
         on_lost: Called at the end with the number of rows that could not be stored.
@@ -53,6 +58,7 @@ class PartWriter:
         self,
         folder: Path,
         *,
+        gather: Callable[[], None] = lambda: None,
         on_flush: Callable[[], None] = lambda: None,
         on_error: Callable[[OSError], None] = lambda _: None,
         on_lost: Callable[[int], None] = lambda _: None,
@@ -62,6 +68,7 @@ class PartWriter:
         self.dropped = 0
         self._max_pending = max_pending
         self._folder = folder
+        self._gather = gather
         self._on_flush = on_flush
         self._on_error = on_error
         self._on_lost = on_lost
@@ -110,8 +117,13 @@ class PartWriter:
                 self._failing = True
 
     def _run(self) -> None:
-        while not self._stop.wait(self._interval_s):
-            self.flush()
+        turns = max(round(self._interval_s / GATHER_INTERVAL_S), 1)
+        for turn in itertools.count(1):
+            if self._stop.wait(self._interval_s / turns):
+                return
+            self._gather()
+            if turn % turns == 0:
+                self.flush()
 
     def _sort_pending(self) -> None:
         while self._rows:

@@ -1,0 +1,218 @@
+"""Rows are made of the instants that a recorder noted: steps with their phases, and marks of pauses.
+
+This is the slow half of recording, and runs off the training's thread. Every second is booked once: instants cut time,
+and the time between two of them belongs to the phase that the first one entered.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple, TypeVar
+
+from profiler.measure.cuda_timer import Ticket
+from profiler.measure.deferred import Scalar
+from profiler.records import STEP_PHASES, Mark, Phase, Row, Step
+
+N = TypeVar("N", int, float)
+
+MAX_PENDING_STEPS = 1024
+"""Steps that wait for their loss to come from the GPU; past that a step is stored without it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Memory:
+    """Memory in bytes at one instant; what the device does not have is None."""
+
+    allocated: int | None = None
+    reserved: int | None = None
+    peak: int | None = None
+    peak_reserved: int | None = None
+    host_rss: int | None = None
+
+
+class Work(NamedTuple):
+    """What a microbatch, or a step of several, did; what is not known is None."""
+
+    samples: int | None = None
+    tokens: int | None = None
+    model_flops: float | None = None
+    executed_flops: float | None = None
+    operator_bytes: float | None = None
+
+    def plus(self, other: Work) -> Work:
+        """Both together; what is unknown in one is unknown in the sum."""
+        return Work(
+            _sum(self.samples, other.samples),
+            _sum(self.tokens, other.tokens),
+            _sum(self.model_flops, other.model_flops),
+            _sum(self.executed_flops, other.executed_flops),
+            _sum(self.operator_bytes, other.operator_bytes),
+        )
+
+
+def _sum(a: N | None, b: N | None) -> N | None:
+    return None if a is None or b is None else a + b
+
+
+class StepEnd(NamedTuple):
+    """What is known of a step when it ends."""
+
+    step: int
+    work: Work
+    loss: Scalar
+    memory: Memory | None
+    metrics: Mapping[str, float] | None
+
+
+class Instant(NamedTuple):
+    """The moment at which `phase` was entered, and the step that ended there; a ticket if a device tells the time."""
+
+    phase: Phase | None
+    host_s: float
+    cpu_s: float
+    ended: StepEnd | None
+    ticket: Ticket | None
+
+    @property
+    def settled(self) -> bool:
+        """Whether its time is known for good."""
+        return self.ticket is None or self.ticket.settled
+
+    @property
+    def time_s(self) -> float:
+        """On the device's timeline if it has one, else on the host's."""
+        return self.host_s if self.ticket is None else self.ticket.time_s
+
+    @property
+    def timed(self) -> bool:
+        """Whether that is the time at which the work itself changed."""
+        return self.ticket is None or self.ticket.timed
+
+
+_NO_MEMORY = Memory()
+_ZEROS: dict[Phase, float] = dict.fromkeys(STEP_PHASES, 0.0)
+_UNTIMED: dict[Phase, None] = dict.fromkeys(STEP_PHASES)
+
+
+class _Spent:
+    """Wall and CPU seconds by phase since the last step ended; whether all of its instants were timed."""
+
+    __slots__ = ("cpu", "forwards", "start_s", "timed", "wall")
+
+    def __init__(self, start: Instant) -> None:
+        self.wall = _ZEROS.copy()
+        self.cpu = _ZEROS.copy()
+        self.start_s, self.timed, self.forwards = start.time_s, start.timed, 0
+
+    def has_worked(self) -> bool:
+        """Whether anything but waiting was booked."""
+        return any(self.wall[phase] > 0.0 for phase in STEP_PHASES if phase != "data")
+
+
+class Digest:
+    """Makes rows of instants, in their order.
+
+    Args:
+        emit: Takes each row.
+        rank: Global rank of this process.
+        phases_known: As for `Recorder`.
+    """
+
+    def __init__(self, emit: Callable[[Row], None], *, rank: int, phases_known: bool) -> None:
+        self._emit = emit
+        self._rank = rank
+        self._phases_known = phases_known
+        self._open = Instant(None, 0.0, 0.0, None, None)
+        self._spent = _Spent(self._open)
+        self._waiting: deque[tuple[Step, Scalar]] = deque()
+
+    def take(self, instant: Instant) -> None:
+        """Book the time since the instant before."""
+        if instant.time_s < self._open.time_s:  # the host's time after a device's that lags behind it
+            instant = instant._replace(ticket=Ticket(self._open.time_s, settled=True))
+        self._close(instant)
+        if instant.ended is not None:
+            self._waiting.append((self._row(instant.ended), instant.ended.loss))
+            self._spent = _Spent(instant)
+        elif self._open.phase not in STEP_PHASES and not self._spent.has_worked():
+            self._spent = _Spent(
+                instant
+            )  # nothing but waiting came before the interruption: that was no step's
+        self._open = instant
+
+    def emit_arrived(self, *, all_of_them: bool = False) -> None:
+        """Store the steps whose loss has come, in their order; without it if too many wait, or at the end."""
+        while self._waiting:
+            row, loss = self._waiting[0]
+            ready = loss.ready()
+            if not (ready or all_of_them or len(self._waiting) > MAX_PENDING_STEPS):
+                return
+            self._waiting.popleft()
+            self._emit(row._replace(loss=loss.value()) if ready else row)
+
+    def _close(self, until: Instant) -> None:
+        """Book the time of the open phase."""
+        phase, spent = self._open.phase, self._spent
+        wall_s, cpu_s = until.time_s - self._open.time_s, until.cpu_s - self._open.cpu_s
+        if phase in spent.wall:
+            spent.wall[phase] += wall_s
+            spent.cpu[phase] += cpu_s
+            spent.timed = spent.timed and until.timed
+            spent.forwards += phase == "forward"
+        elif phase is not None:
+            self._emit(mark_of(self._rank, phase, self._open.time_s, until.time_s, {"cpu_s": cpu_s}))
+
+    def _row(self, ended: StepEnd) -> Step:
+        work, memory, spent = ended.work, ended.memory or _NO_MEMORY, self._spent
+        known = self._phases_known and spent.timed
+        wall: Mapping[Phase, float | None] = spent.wall if known else _UNTIMED
+        cpu: Mapping[Phase, float | None] = spent.cpu if self._phases_known else _UNTIMED
+        return Step(
+            rank=self._rank,
+            step=ended.step,
+            start_s=spent.start_s,
+            duration_s=sum(spent.wall.values()),
+            num_microbatches=spent.forwards or None,
+            data_s=wall["data"],
+            forward_s=wall["forward"],
+            backward_s=wall["backward"],
+            optimizer_s=wall["optimizer"],
+            other_s=wall["other"],
+            data_cpu_s=cpu["data"],
+            forward_cpu_s=cpu["forward"],
+            backward_cpu_s=cpu["backward"],
+            optimizer_cpu_s=cpu["optimizer"],
+            other_cpu_s=cpu["other"],
+            samples=work.samples,
+            tokens=work.tokens,
+            model_flops=work.model_flops,
+            executed_flops=work.executed_flops,
+            operator_bytes=work.operator_bytes,
+            memory_allocated_bytes=memory.allocated,
+            memory_reserved_bytes=memory.reserved,
+            memory_peak_bytes=memory.peak,
+            memory_peak_reserved_bytes=memory.peak_reserved,
+            host_rss_bytes=memory.host_rss,
+            metrics=ended.metrics or {},
+        )
+
+
+def mark_of(
+    rank: int, kind: str, start_s: float, end_s: float | None, note: Mapping[str, object] | None
+) -> Mark:
+    """A mark with its note as JSON."""
+    text = json.dumps(_finite(note or {}), allow_nan=False)
+    return Mark(rank=rank, kind=kind, start_s=start_s, end_s=end_s, note=text)
+
+
+def _finite(value: object) -> object:
+    """JSON has no NaN: what is not finite is not known, however deep it lies."""
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
