@@ -103,7 +103,7 @@ def test_too_few_changes_and_too_short_a_time_are_refused():
     assert reason.endswith("times, and it takes 100 to tell phases apart")
     made = trace(Course(step_s=0.3, period_s=0.1, duration_s=18.0), np.random.default_rng(3))
     (reason,) = set(_divide(made).refused.values())
-    assert reason == "the counter was read for 20 s, and it takes 24 s to tell phases apart"
+    assert reason == "the counter was read for 19 s, and it takes 24 s to tell phases apart"
 
 
 # -- the ticks of a counter ----------------------------------------------------------------------------------------

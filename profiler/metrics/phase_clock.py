@@ -64,7 +64,9 @@ class PhaseClock:
             if pieces
             else (np.zeros(0), np.zeros(0), np.zeros(0, dtype=np.int64))
         )
-        order = np.argsort(start_s, kind="stable")
+        # pieces of no length go first: rounding could put them into the midst of others
+        order = np.flatnonzero(length_s > 0.0)
+        order = order[np.argsort(start_s[order], kind="stable")]
         self._start_s, self._length_s, self._column = start_s[order], length_s[order], column[order]
 
     def at(self, time_s: Seconds) -> Seconds:
@@ -139,9 +141,7 @@ class PhaseClock:
         pieces = dict.fromkeys(_EACH_MICROBATCH, self._parts * microbatches) | {"optimizer": self._parts}
         length_s = np.stack([steps[f"{phase}_s"].to_numpy() / pieces[phase] for phase in order], axis=1)
         length_s = np.repeat(length_s, self._parts, axis=1)
-        # each begins where the one before ends, to the last bit: rounding must not put a piece of no length behind it
-        ends_s = np.cumsum(np.column_stack([start_s, length_s]), axis=1)
-        begin_s = ends_s[:, :-1]
+        begin_s = np.cumsum(np.column_stack([start_s, length_s]), axis=1)[:, :-1]
         column = [self.columns.index(phase) + part for phase in order for part in range(self._parts)]
         return begin_s.ravel(), length_s.ravel(), np.tile(column, len(steps))
 

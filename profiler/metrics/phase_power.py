@@ -100,6 +100,7 @@ def _divided(clock_of: Callable[[int], PhaseClock], readings: Readings, phases: 
     clock = clock_of(parts)
     ticks = _ticks(clock, readings)
     fit = _Fit(clock, ticks, phases)
+    whole = fit if parts == 1 else _Fit(clock_of(1), ticks, phases)
     finer = _Fit(clock_of(2 * parts), ticks, phases)
     timing = np.max([np.abs(fit.shifted(by) - fit.share) for by in (-0.5, 0.5)], axis=0)
     shape = _SHAPE * (finer.share - fit.share)
@@ -107,7 +108,7 @@ def _divided(clock_of: Callable[[int], PhaseClock], readings: Readings, phases: 
     return Division(
         share=dict(zip(phases, fit.share.tolist(), strict=True)),
         half_width=dict(zip(phases, half_width.tolist(), strict=True)),
-        refused={phase: ALIKE for phase in phases if fit.inflation(phase) > MOST_INFLATION},
+        refused={phase: ALIKE for phase in phases if whole.inflation(phase) > MOST_INFLATION},
     )
 
 
@@ -205,7 +206,7 @@ class _Fit:
         return self.shares(*_design(self._clock, ticks).normal_equations())
 
     def inflation(self, phase: str) -> float:
-        """The worst variance inflation factor of a phase's columns against all others, without a constant."""
+        """The variance inflation factor of a phase against all others, without a constant."""
         return max(float(f) for f, name in zip(self._inflations, self._names, strict=True) if name == phase)
 
     @cached_property
