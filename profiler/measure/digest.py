@@ -120,12 +120,16 @@ class Digest:
         emit: Takes each row.
         rank: Global rank of this process.
         phases_known: As for `Recorder`.
+        cpu_known: False where a device tells the times: the host then is in another phase than the device.
     """
 
-    def __init__(self, emit: Callable[[Row], None], *, rank: int, phases_known: bool) -> None:
+    def __init__(
+        self, emit: Callable[[Row], None], *, rank: int, phases_known: bool, cpu_known: bool
+    ) -> None:
         self._emit = emit
         self._rank = rank
         self._phases_known = phases_known
+        self._cpu_known = cpu_known
         self._open = Instant(None, 0.0, 0.0, None, None)
         self._spent = _Spent(self._open)
         self._waiting: deque[tuple[Step, Scalar]] = deque()
@@ -170,7 +174,7 @@ class Digest:
         work, memory, spent = ended.work, ended.memory or _NO_MEMORY, self._spent
         known = self._phases_known and spent.timed
         wall: Mapping[Phase, float | None] = spent.wall if known else _UNTIMED
-        cpu: Mapping[Phase, float | None] = spent.cpu if self._phases_known else _UNTIMED
+        cpu: Mapping[Phase, float | None] = spent.cpu if self._cpu_known else _UNTIMED
         return Step(
             rank=self._rank,
             step=ended.step,

@@ -77,7 +77,8 @@ class Recorder:
         self._scalars = scalars or HostScalars()
         self._phase: Phase | None = None
         self._instants: deque[Instant] = deque()
-        self._digest = Digest(emit, rank=rank, phases_known=phases_known)
+        cpu_known = phases_known and timer is None
+        self._digest = Digest(emit, rank=rank, phases_known=phases_known, cpu_known=cpu_known)
         self._digesting = threading.Lock()
 
     @property

@@ -22,7 +22,7 @@ from profiler.store.runs import StoredProcess
 __all__ = ["REST", "WHOLE_STEP", "PhaseShare", "phase_shares"]
 
 WIDE = "its error bar is wider than its value"
-UNTIMED = "steps were not timed by phase, so CPU time is not known by phase either"
+UNTIMED = "the CPU time of steps was not cut by phase: the phases are a GPU's, or were not timed"
 NO_SENSOR = "no energy sensor could be read, and nothing was estimated"
 
 
@@ -72,7 +72,8 @@ def _seconds(leaders: Sequence[StoredProcess]) -> dict[str, float]:
 def _estimated_shares(took: Mapping[str, float], curves: Sequence[DeviceCurve]) -> list[PhaseShare]:
     """By CPU seconds; what is left of the process tree's own total is `REST`."""
     known = [c for c in curves if c.meter["joules_per_cpu_s"] and c.curve.known]
-    if not known or WHOLE_STEP in took:
+    untimed = any(c.process.steps["forward_cpu_s"].null_count() for c in known)
+    if not known or untimed:
         reason = UNTIMED if known else NO_SENSOR
         return [PhaseShare(phase=phase, duration_s=s, reason=reason) for phase, s in took.items()]
     joules = [_joules_by_phase(c) for c in known]
