@@ -39,9 +39,11 @@ class FakeDevice:
         self.origin_s, self.speed = origin_s, speed
         self.queue: list[FakeEvent] = []
         self.made = 0
-        self.captures = False
+        self.captures = self.broken = False
 
     def record(self, spare: FakeEvent | None) -> FakeEvent:
+        if self.broken:
+            raise RuntimeError("CUDA error: device-side assert triggered")
         assert not self.captures
         assert spare is None or spare not in self.queue, "still in the queue"
         self.made += spare is None
@@ -187,6 +189,19 @@ def test_nothing_is_recorded_or_asked_while_a_graph_is_captured(rig: Rig):
     assert before.timed
 
 
+def test_an_error_of_the_device_leaves_the_hosts_times(rig: Rig):
+    before = rig.timer.note(1.0)
+    rig.device.broken = True
+    after = rig.timer.note(2.0)
+    rig.timer.poll()
+    rig.timer.finish()
+    assert [(t.settled, t.timed, t.time_s) for t in (before, after)] == [
+        (True, False, 1.0),
+        (True, False, 2.0),
+    ]
+    assert rig.clock.now_s == 0.0, "nothing is waited for"
+
+
 # -- steps on the device's timeline -------------------------------------------------------------------------------
 
 
@@ -248,6 +263,16 @@ def test_steps_wait_in_order_for_their_events_and_none_is_lost():
     assert [s.step for s in run.steps] == [0, 1, 2]
     assert [s.forward_s is None for s in run.steps] == [False, True, True]
     assert all(s.duration_s > 0.0 and s.forward_cpu_s is None for s in run.steps)
+
+
+def test_the_steps_before_an_error_of_the_device_are_kept():
+    run = Recording()
+    for step in range(3):
+        run.device.broken = step == 2
+        run.enter("forward", float(step))
+        run.end(step, step + 0.5)
+    run.recorder.flush()
+    assert [(s.step, s.duration_s) for s in run.steps] == [(0, 0.5), (1, 1.0), (2, 1.0)]
 
 
 def test_a_captured_step_has_no_phases_and_those_around_it_have():

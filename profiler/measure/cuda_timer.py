@@ -103,27 +103,35 @@ class CudaTimer:
         self._pending: deque[tuple[Ticket, Event]] = deque()
         self._spare: list[Event] = []
         self._passed: tuple[Event, float] | None = None
+        self._failed = False
 
     def note(self, host_s: float) -> Ticket:
         """A ticket for now."""
-        if self._events.capturing():
+        event = self._recorded()
+        if event is None:
             return Ticket(host_s, settled=True)
         ticket = Ticket(host_s)
-        self._pending.append((ticket, self._events.record(self._spare.pop() if self._spare else None)))
+        self._pending.append((ticket, event))
         if len(self._pending) > MAX_PENDING:
             self._give_up()
         return ticket
 
+    def _recorded(self) -> Event | None:
+        try:
+            if self._failed or self._events.capturing():
+                return None
+            return self._events.record(self._spare.pop() if self._spare else None)
+        except RuntimeError:
+            self._fail()
+            return None
+
     def poll(self, most: int = EACH_POLL) -> None:
         """Settle the tickets that the device has come to since."""
-        if not self._pending or self._events.capturing():
-            return
-        for _ in range(min(most, len(self._pending))):
-            ticket, event = self._pending[0]
-            if not event.query():
-                return
-            self._pending.popleft()
-            self._settle(ticket, event, seen_s=self._clock())
+        try:
+            if self._pending and not self._events.capturing():
+                self._settle_passed(min(most, len(self._pending)))
+        except RuntimeError:
+            self._fail()
 
     def finish(self) -> None:
         """Settle all tickets, with the host's time where the device does not come by in 0.2 s."""
@@ -134,6 +142,14 @@ class CudaTimer:
             self._sleep(LAST_PAUSE_S)
         while self._pending:
             self._give_up()
+
+    def _settle_passed(self, most: int) -> None:
+        for _ in range(most):
+            ticket, event = self._pending[0]
+            if not event.query():
+                return
+            self._settle(ticket, event, seen_s=self._clock())
+            self._pending.popleft()
 
     def _settle(self, ticket: Ticket, event: Event, seen_s: float) -> None:
         host_s = ticket.time_s
@@ -146,6 +162,12 @@ class CudaTimer:
         ticket.time_s = min(max(device_s, host_s), seen_s)
         ticket.timed = ticket.settled = True
         self._passed = event, ticket.time_s
+
+    def _fail(self) -> None:
+        """After an error of the device (an assert in a kernel, say) it answers nothing more; the record must go on."""
+        self._failed = True
+        while self._pending:
+            self._give_up()
 
     def _give_up(self) -> None:
         """The oldest keeps the host's time; its event is still in the device's queue and is not used again."""

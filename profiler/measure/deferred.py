@@ -133,9 +133,18 @@ class GpuScalars:
         return slot
 
     def poll(self, *, last: bool = False) -> None:
-        """Send a batch that is full, and fill the slots of those that have come; not while a graph is captured."""
-        if torch.cuda.is_current_stream_capturing():
-            return
+        """Send a batch that is full, and fill the slots of those that have come; not while a graph is captured.
+
+        After an error of the device (an assert in a kernel, say) no more come; the record must go on.
+        """
+        try:
+            if not torch.cuda.is_current_stream_capturing():
+                self._exchange(last)
+        except RuntimeError:
+            self._tensors, self._slots = [], []
+            self._on_the_way.clear()
+
+    def _exchange(self, last: bool) -> None:
         due = last or len(self._tensors) >= BATCH or self._clock() - self._sent_s >= BATCH_S
         if self._tensors and due:
             self._sent_s = self._clock()
