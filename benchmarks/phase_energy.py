@@ -4,7 +4,8 @@
 
 Steps of 15 ms to 2 s, counters of 10 to 100 ms whose true period is off by up to 0.2 %, readings at 10 Hz that come
 late, noise and drift of the powers, waits, validations and checkpoints; and what the regression takes not to be: phases
-whose first half draws less than their second, ticks that jitter. A phase is stated if its half-width is below its value.
+whose first half draws less than their second, ticks that jitter. A phase is stated if its half-width is below its
+value.
 """
 
 from __future__ import annotations

@@ -11,8 +11,9 @@ from fixtures_scripted import FakeClock
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from profiler.measure.cuda_timer import EACH_POLL, MAX_PENDING, CudaEvents, CudaTimer
-from profiler.measure.deferred import BATCH_S, GpuScalars, HostScalars
+from profiler.measure.cuda import BATCH_S, CudaEvents, GpuScalars
+from profiler.measure.cuda_timer import EACH_POLL, MAX_PENDING, CudaTimer
+from profiler.measure.deferred import HostScalars
 from profiler.measure.recorder import Recorder, Work
 from profiler.records import Mark, Row, Step
 

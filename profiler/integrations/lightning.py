@@ -26,6 +26,7 @@ from profiler.integrations.lightning_facts import (
     full_batch,
     gpu_wish,
     logged_numbers,
+    phase_clock,
     phase_note,
 )
 from profiler.measure.guard import Guard, guarded
@@ -175,7 +176,7 @@ class EfficiencyMonitor(pl.Callback):
             name=self._name,
             peak=peak,
             phases_known=device.type in ("cpu", "cuda"),
-            cuda=device if device.type == "cuda" else None,
+            **phase_clock(device),
         )
         self.run_dir = session.run_dir
         session.notes.update(self._probes.notes | peak_note)

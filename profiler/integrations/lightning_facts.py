@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sized
+from functools import partial
 from typing import Any, Literal
 
 import lightning.pytorch as pl
@@ -15,6 +16,8 @@ from torch.utils.data import DataLoader
 
 from profiler.datasheets import DType
 from profiler.hardware import peak_bytes_per_s, peak_flops_per_s
+from profiler.measure.cuda import CudaEvents, GpuScalars
+from profiler.measure.cuda_timer import CudaTimer
 from profiler.measure.peak import Peak, measure_bandwidth, measure_products, memory_given_back
 from profiler.measure.probes import GpuWish
 from profiler.measure.ranks import GpuChoice
@@ -51,6 +54,13 @@ def _rounds_to_tf32(device: torch.device) -> bool:
     if setting is None:  # older setting there raises once a user has set the newer one
         return torch.get_float32_matmul_precision() != "highest"
     return bool(setting == "tf32")
+
+
+def phase_clock(device: torch.device) -> dict[str, Any]:
+    """What a session takes to follow a device that works while the host goes on; nothing for the CPU."""
+    if device.type != "cuda":
+        return {}
+    return {"timer_on": partial(CudaTimer, events=CudaEvents(device)), "scalars": GpuScalars()}
 
 
 def phase_note(device: torch.device) -> dict[str, str]:

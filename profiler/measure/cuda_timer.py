@@ -16,8 +16,6 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol
 
-import torch
-
 MAX_PENDING = 4096
 """Events that the device has not passed yet; past that the oldest is given up."""
 
@@ -68,23 +66,6 @@ class Events(Protocol):
     def capturing(self) -> bool:
         """Whether a CUDA graph is being captured, so that nothing may be recorded or asked."""
         ...
-
-
-class CudaEvents:
-    """Events of one CUDA device."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-
-    def record(self, spare: Any) -> Event:
-        """On the stream that the training uses now."""
-        event: torch.cuda.Event = spare or torch.cuda.Event(enable_timing=True)
-        event.record(torch.cuda.current_stream(self._device))
-        return event
-
-    def capturing(self) -> bool:
-        """As torch tells it."""
-        return torch.cuda.is_current_stream_capturing()
 
 
 class CudaTimer:

@@ -19,14 +19,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil
-import torch
 
 from profiler.carbon.factors import CarbonFactors
-from profiler.measure.cuda_timer import CudaEvents, CudaTimer
-from profiler.measure.deferred import GpuScalars
+from profiler.measure.deferred import Scalars
 from profiler.measure.guard import Guard
 from profiler.measure.ranks import Place
-from profiler.measure.recorder import Recorder
+from profiler.measure.recorder import DeviceTimer, Recorder
 from profiler.measure.sampler import SAMPLING_PERIOD_S, Sampler
 from profiler.measure.sensors.base import CoTenants, Probe
 from profiler.records import Row
@@ -96,7 +94,8 @@ class Session:
         name: The run's name; None makes one.
         peak: What the run's devices can do and move at most, together.
         phases_known: As for `Recorder`.
-        cuda: The device that the training runs on, if it is one of CUDA: it then tells the times of phases.
+        timer_on: Makes, of the run's clock, what tells the times of phases on an asynchronous device.
+        scalars: As for `Recorder`.
         clock: Monotonic seconds from any origin.
         sampling_period_s: Seconds between two readings of the sensors.
 
@@ -116,7 +115,8 @@ class Session:
         name: str | None = None,
         peak: Peak | None = None,
         phases_known: bool = True,
-        cuda: torch.device | None = None,
+        timer_on: Callable[[Callable[[], float]], DeviceTimer] | None = None,
+        scalars: Scalars | None = None,
         clock: Callable[[], float] = time.monotonic,
         sampling_period_s: float = SAMPLING_PERIOD_S,
     ) -> None:
@@ -150,8 +150,8 @@ class Session:
             clock=self.now,
             rank=place.rank,
             phases_known=phases_known,
-            timer=CudaTimer(self.now, CudaEvents(cuda)) if cuda else None,
-            scalars=GpuScalars() if cuda else None,
+            timer=timer_on(self.now) if timer_on else None,
+            scalars=scalars,
         )
         self._sampler = Sampler(
             self._probes,
