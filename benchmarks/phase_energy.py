@@ -30,7 +30,7 @@ ROWS: dict[str, dict[str, float]] = {
     "constant phase powers": {},
     "first and second half of a phase differ by +-20 %": {"within": 0.2},
     "ticks jitter by 2 ms": {"tick_jitter_s": 0.002},
-    "steps of 15 to 30 ms, counter of 100 ms": {"step_s": 0.02, "period_s": 0.1},
+    "steps of 20 ms, counter of 100 ms": {"step_s": 0.02, "period_s": 0.1},
     "steps of 200 ms, in near pace with a counter of 100 ms": {
         "step_s": 0.2,
         "period_s": 0.1,

@@ -8,8 +8,8 @@ The half-width of a share (95 %) is made of three parts, in quadrature:
     sampling    a bootstrap over blocks of time
     timing      what changes if all changes came half of their uncertainty earlier or later
     shape       1.5 times what changes if each phase may draw twice as many powers, one after the other
-Of the true shares of 300 scripted runs (steps of 15 ms to 2 s, counters of 10 to 100 ms), 99 % lie inside; without the
-last two parts it was 76 %. The gain of the meter is not in it.
+Of the true shares of scripted runs (steps of 15 ms to 2 s, counters of 10 to 100 ms), 99 % lie inside; with the first
+part alone it was 76 % (`benchmarks/phase_energy.py`). The gain of the meter is not in it.
 
 Refused with the reason, for all phases or for one: too few changes or too short a time; phases that never vary against
 each other; steps that keep pace with a counter whose ticks are not known.
@@ -53,6 +53,7 @@ LONG_STEP = 10.0
 """A step of so many periods of the counter tells the course of power inside its phases, too."""
 
 ALIKE = "it never varied against the other phases between two changes of the counter: the steps are too alike"
+NO_JOULES = "in some part of the run the counter told no joules of the steps at all"
 IN_PACE = (
     "the steps keep pace with the counter's updates, and the instants of these are not known well enough"
 )
@@ -198,6 +199,8 @@ class _Fit:
     def shares(self, gram: Table, moment: Table) -> Table:
         """Of each phase, from normal equations."""
         energy_j = self._seconds @ _powers(gram, moment)
+        if not energy_j.sum() > 0.0:
+            raise _Refusal(NO_JOULES)
         return np.asarray(energy_j / energy_j.sum(), dtype=np.float64)
 
     def shifted(self, by: float) -> Table:
