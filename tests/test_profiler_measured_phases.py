@@ -49,6 +49,7 @@ def _device(
             schema_overrides={"start_s": pl.Float64, "end_s": pl.Float64},
         ),
         damaged=(),
+        incomplete=False,
     )  # fmt: skip
     return DeviceCurve(process=process, meter=meter, curve=EnergyCurve(readings, meter))
 
