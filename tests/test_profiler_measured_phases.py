@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +14,8 @@ from hypothesis import strategies as st
 
 from profiler.measure.sensors.base import Meter
 from profiler.metrics.attribution import PhaseShare, phase_shares
-from profiler.metrics.devices import DeviceCurve, fit_windows
-from profiler.metrics.energy import EnergyCurve
-from profiler.metrics.measured_phases import INTEGRATED, PhaseEnergy, device_phases
+from profiler.metrics.devices import DeviceCurve, device_curves, fit_windows
+from profiler.metrics.measured_phases import ALIASED, INTEGRATED, PhaseEnergy, device_phases
 from profiler.metrics.phase_clock import REST, WHOLE_STEP
 from profiler.records import SCHEMAS, STEP_PHASES, Source
 from profiler.store.manifest import ProcessFile
@@ -34,6 +33,7 @@ def _device(
         )
     )  # fmt: skip
     readings = pl.DataFrame({"time_s": made.readings.time_s, "energy_j": made.readings.energy_j})
+    readings = readings.with_columns(device=pl.lit(device), component=pl.lit("gpu"))
     fit = [("fit", float(made.readings.time_s[0]) + 0.5, float(made.readings.time_s[-1]))]
     marks = [(kind, start, end) for kind, windows in made.pauses.items() for start, end in windows]
     process = StoredProcess(
@@ -51,11 +51,12 @@ def _device(
         damaged=(),
         incomplete=False,
     )  # fmt: skip
-    return DeviceCurve(process=process, meter=meter, curve=EnergyCurve(readings, meter))
+    (found,) = device_curves([process])
+    return found
 
 
 def _run_j(device: DeviceCurve) -> float:
-    found = device.curve.windows(fit_windows(device.process))
+    found = device.energy(fit_windows(device.process))
     assert found is not None
     return found.energy_j
 
@@ -125,6 +126,30 @@ def test_energy_added_up_from_power_is_not_divided():
     assert {energy.reason for name, energy in found.items() if name in STEP_PHASES} == {INTEGRATED}
 
 
+def test_steps_in_a_part_time_sensors_pace_are_not_divided():
+    made = trace(
+        Course(step_s=0.1, period_s=0.1, duration_s=60.0, step_jitter=0.001), np.random.default_rng(11)
+    )
+    found = device_phases(_device(made))
+    assert {energy.reason for name, energy in found.items() if name in STEP_PHASES} == {ALIASED}
+
+
+def test_what_a_frozen_counter_did_not_tell_moves_no_phase():
+    """It stands still for 3 s; what it had counted meanwhile is lost."""
+    made = trace(Course(step_s=0.4, period_s=0.1, duration_s=120.0), np.random.default_rng(11))
+    time_s, energy_j = made.readings.time_s, made.readings.energy_j.copy()
+    still = (time_s >= 50.0) & (time_s < 53.0)
+    lost_j = energy_j[still][-1] - energy_j[still][0]
+    energy_j[still] = energy_j[still][0]
+    energy_j[time_s >= 53.0] -= lost_j
+    frozen = replace(made, readings=replace(made.readings, energy_j=energy_j))
+    before, after = _shares(_device(made))["backward"], _shares(_device(frozen))["backward"]
+    assert before.energy_j is not None
+    assert after.energy_j is not None
+    assert after.method == "regression"
+    assert after.energy_j == pytest.approx(before.energy_j * (1.0 - 3.0 / 121.0), rel=0.02)
+
+
 def test_devices_of_one_process_are_added_with_their_bars():
     random = np.random.default_rng(11)
     made = trace(Course(step_s=0.4, period_s=0.1, duration_s=60.0), random)
@@ -158,7 +183,7 @@ def test_a_counter_that_never_moved_is_named():
     made = trace(Course(step_s=0.4, period_s=0.1, duration_s=10.0), np.random.default_rng(11))
     device = _device(made)
     still = device.process.readings.with_columns(energy_j=pl.lit(5.0))
-    dead = DeviceCurve(process=device.process, meter=device.meter, curve=EnergyCurve(still, device.meter))
+    (dead,) = device_curves([replace(device.process, readings=still)])
     reasons = {share.reason for share in _shares(dead).values()}
     assert reasons == {"the counter of GPU-a was read less than twice, or never moved"}
 

@@ -54,6 +54,8 @@ class Course:
         bridged: Stretches in which readings are missing; the counter told their joules afterwards.
         untold: Stretches whose joules nothing told.
         changes: Which knots are changes.
+        read_s, read_j: All readings that can be believed, with falls and impossible rises bridged.
+        period_s: Seconds between updates, as the close look saw them; None if the counter follows continuously.
     """
 
     time_s: Floats
@@ -62,6 +64,9 @@ class Course:
     bridged: Flags
     untold: Flags
     changes: slice
+    read_s: Floats
+    read_j: Floats
+    period_s: float | None
 
 
 def course_of(readings: pl.DataFrame, meter: Mapping[str, Any]) -> tuple[Course | None, tuple[str, ...]]:
@@ -99,6 +104,9 @@ def course_of(readings: pl.DataFrame, meter: Mapping[str, Any]) -> tuple[Course 
         bridged=bridged & ~untold,
         untold=untold,
         changes=slice(first, first + len(moved)),
+        read_s=read_s,
+        read_j=read_j,
+        period_s=period_s,
     )
     return course, tuple(faults)
 

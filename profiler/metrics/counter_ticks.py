@@ -13,7 +13,7 @@ instant errs by tens of milliseconds, and a regression on phases that last as lo
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 import numpy as np
@@ -54,20 +54,25 @@ _SEAM = 0.05
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Readings:
-    """All readings of a counter in order of time, without falls; `period_s` None: it follows continuously."""
+    """All readings of a counter in order of time, without falls; `period_s` None: it follows continuously.
+
+    `breaks_s` are instants across which what the counter told cannot be believed: a reset, a frozen counter.
+    """
 
     time_s: Seconds
     energy_j: Seconds
     period_s: float | None
+    breaks_s: Seconds = field(default_factory=lambda: np.empty(0))
 
     def blocks(self) -> Rows:
-        """The block of each reading; -1 for those left out."""
+        """The block of each reading, in order of time, none of them across a break; -1 for those left out."""
         number: Rows = ((self.time_s - self.time_s[0]) // BLOCK_S).astype(np.int64)
         count = int(number[-1]) + 1
+        whole = number + count * np.searchsorted(self.breaks_s, self.time_s)
         if count <= MOST_BLOCKS:
-            return number
+            return whole
         first = np.unique(np.linspace(0, count - 2, MOST_BLOCKS // 2).astype(np.int64))
-        return np.where(np.isin(number, first) | np.isin(number - 1, first), number, -1)
+        return np.where(np.isin(number, first) | np.isin(number - 1, first), whole, -1)
 
     def changed(self) -> NDArray[np.bool_]:
         """Which readings show another value than the one before."""

@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from profiler.metrics.counter import SLOPE_POINTS, Floats, course_of, power_of
+from profiler.metrics.counter import SLOPE_POINTS, Course, Floats, course_of, power_of
 
 LATE = 0.57
 """Half-width for 95 % of an instant spread evenly over an interval, in units of that interval's width."""
@@ -83,6 +83,11 @@ class EnergyCurve:
             near_w = _varies(self._course.time_s, self._watts, readings)
             few = len(self._watts) < SOME_POWERS
             self._varies_w = np.where(self._course.bridged | few, span_w, np.minimum(near_w, span_w))
+
+    @property
+    def course(self) -> Course | None:
+        """What the readings say of the counter; None if it changed less than twice."""
+        return self._course
 
     @property
     def known(self) -> bool:

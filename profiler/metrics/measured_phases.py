@@ -26,6 +26,7 @@ from profiler.store.runs import StoredProcess
 Method = Literal["windows", "regression", "bound"]
 
 INTEGRATED = "its energy is added up from power read now and then, which tells nothing of what lay between two readings"
+ALIASED = "the steps nearly keep the sensor's pace: if it looks at part of the time only, it may miss the same phases"
 UNREADABLE = "the counter of {device} was read less than twice, or never moved"
 
 
@@ -68,7 +69,7 @@ def timed(steps: pl.DataFrame) -> pl.Expr:
 
 
 def _windows_energy(device: DeviceCurve, windows: Sequence[tuple[float, float]]) -> PhaseEnergy:
-    found = device.curve.windows(windows)
+    found = device.energy(windows)
     if found is None:
         return PhaseEnergy(energy_j=0.0, plus_minus_j=0.0, method="windows")
     return PhaseEnergy(energy_j=found.energy_j, plus_minus_j=found.plus_minus_j, method="windows")
@@ -91,6 +92,7 @@ def _divided(device: DeviceCurve, steps: pl.DataFrame) -> dict[str, PhaseEnergy]
     phases = [phase for phase in STEP_PHASES if float(steps[f"{phase}_s"].sum()) > 0.0]
     energy_j, duration_s = _step_energy_j(device, steps), steps["duration_s"].to_numpy()
     power_max_w = device.meter["power_max_w"] or float(np.max(device.curve.power_w()))
+    aliased = device.aliasing.share(float(np.sum(duration_s))) if device.aliasing else 0.0
     division = _division(device, phases)
     found: dict[str, PhaseEnergy] = {}
     for phase in phases:
@@ -100,7 +102,7 @@ def _divided(device: DeviceCurve, steps: pl.DataFrame) -> dict[str, PhaseEnergy]
         bound_j = float(np.sum(part * (1.0 - part) * duration_s)) * power_max_w + abs(by_time_j - value_j)
         refused = phase in division.refused
         regression_j = np.inf if refused else division.half_width[phase] * float(np.sum(energy_j))
-        gain_j = float(device.meter["relative_uncertainty"]) * value_j
+        gain_j = float(np.hypot(device.meter["relative_uncertainty"], aliased)) * value_j
         found[phase] = PhaseEnergy(
             energy_j=value_j,
             plus_minus_j=float(np.hypot(min(bound_j, regression_j), gain_j)),
@@ -113,12 +115,17 @@ def _divided(device: DeviceCurve, steps: pl.DataFrame) -> dict[str, PhaseEnergy]
 def _division(device: DeviceCurve, phases: Sequence[str]) -> Division:
     if device.meter["source"] != "counter":
         return Division(share={}, half_width={}, refused=dict.fromkeys(phases, INTEGRATED))
-    process = device.process
+    if device.aliasing:
+        return Division(share={}, half_width={}, refused=dict.fromkeys(phases, ALIASED))
+    process, course = device.process, device.curve.course
+    assert course is not None
     ((start_s, end_s),) = fit_windows(process)
-    time_s, energy_j = device.curve.readings()
-    inside = (time_s >= start_s) & (time_s <= end_s)
+    inside = (course.read_s >= start_s) & (course.read_s <= end_s)
     readings = Readings(
-        time_s=time_s[inside], energy_j=energy_j[inside], period_s=device.meter["update_period_s"]
+        time_s=course.read_s[inside],
+        energy_j=course.read_j[inside],
+        period_s=course.period_s,
+        breaks_s=((course.time_s[:-1] + course.time_s[1:]) / 2.0)[course.untold],
     )
     pauses: dict[str, Windows] = {phase: windows_of(process, phase) for phase in RUN_PHASES}
     return divide(lambda parts: PhaseClock(process.steps, pauses, parts), readings, phases)
