@@ -6,6 +6,7 @@ it needs real time; its clock is the library's, so that its approximation of win
 
 from __future__ import annotations
 
+import gc
 import json
 import sys
 import tempfile
@@ -28,16 +29,18 @@ def main() -> None:
     library = FakeNvml(build_library(folder, soname="libfake-nvml-zeus.so", extra=extra))
     pynvml.nvmlLib = library.handle
     library.tell("gpu GPU-0 any")
+    import zeus.device.gpu
     import zeus.monitor.energy as energy
 
     energy.time = library.time
     rows = []
     for number in range(traces):
         trace, windows, _ = seeded(seed, number, bool(part_time))
+        monitor = zeus.device.gpu._gpus = None  # their handles are of the library before the reset
+        gc.collect()
         library.reset()
         library.tell(trace.script(0))
         library.tell(trace.power_script(0))
-        pynvml.nvmlInit()
         monitor = energy.ZeusMonitor(cpu_indices=[], approx_instant_energy=bool(approx))
         said = _play(library, monitor, trace, [(start, end) for _, start, end in windows])
         for (group, start, end), joules in zip(windows, said, strict=True):
