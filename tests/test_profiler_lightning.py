@@ -19,7 +19,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from profiler import EfficiencyMonitor, open_run, summarize
+from profiler import EfficiencyMonitor, RunFacts, open_run, summarize
 from profiler.errors import InvalidValueError
 from profiler.integrations import lightning as bridge
 from profiler.store.runs import scan_runs
@@ -196,6 +196,15 @@ def test_a_step_is_one_optimizer_update(tmp_path: Path) -> None:
     assert steps["loss"].null_count() == 0
 
 
+def test_parameters_are_counted_where_nobody_gave_them(tmp_path: Path) -> None:
+    train(
+        "mlp",
+        [EfficiencyMonitor(tmp_path / "a"), EfficiencyMonitor(tmp_path / "b", facts=RunFacts(params=7))],
+    )
+    assert stored(tmp_path / "a")["params"] == sum(p.numel() for p in mlp().parameters())
+    assert stored(tmp_path / "b")["params"] == 7
+
+
 def test_logged_metrics_are_kept(tmp_path: Path) -> None:
     train("mlp", [EfficiencyMonitor(tmp_path)], log_every_n_steps=3, max_epochs=1)
     metrics = open_run(tmp_path, "latest").processes[0].steps["metrics"].to_list()
@@ -247,7 +256,11 @@ def test_an_exception_in_the_training_is_the_users_own(tmp_path: Path) -> None:
 
     with pytest.raises(ZeroDivisionError, match="the user's own"):
         train("mlp", [EfficiencyMonitor(tmp_path), Fails()])
-    assert stored(tmp_path)["status"] == "interrupted"
+    summary = stored(tmp_path)
+    assert summary["status"] == "interrupted"
+    assert summary["notes"]["ended"] == "ZeroDivisionError after step 1", (
+        "its kind; the message may hold secrets"
+    )
 
 
 def test_an_exception_in_the_forward_pass_leaves_no_counting_behind(tmp_path: Path) -> None:
@@ -291,8 +304,8 @@ def test_our_own_faults_never_reach_the_training(
 def test_a_runs_folder_that_cannot_be_one_is_said_and_the_training_goes_on(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    (tmp_path / "file").write_text("not a folder")
     monitor = EfficiencyMonitor(tmp_path / "file")
+    (tmp_path / "file").write_text("not a folder")
     train("mlp", [monitor])
     assert monitor.run_dir is None
     assert "is a file. Name a folder" in caplog.text
@@ -344,6 +357,13 @@ def test_marks_and_phases_of_the_users_own(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         ({"gpus": "all"}, r"gpus='all' is none of 'auto', 'visible', or a list of positions or UUIDs"),
+        ({"gpus": [-1]}, r"gpus=\[-1\] is none of"),
+        ({"name": "a/b"}, "The run name 'a/b' cannot be a folder's name"),
+        ({"tokens": 128}, "tokens=128 is no function of a batch. Give one, such as tokens=lambda batch: 128"),
+        ({"model_flops": 1e9}, "model_flops=1000000000.0 is no function of a batch"),
+        ({"runs_dir": 5}, "runs_dir=5 is no folder's path. Give one, such as 'runs'"),
+        ({"runs_dir": ""}, "runs_dir='' is no folder's path"),
+        ({"runs_dir": __file__}, "is a file, so no run can be kept in it. Give a folder"),
         ({"idle_s": -1.0}, "idle_s = -1.0 is no number of seconds above 0 and up to 600"),
         ({"peak_flops_per_s": -1.0}, "peak_flops_per_s=-1.0 is no number of FLOP/s above 0, nor 'measure'"),
         (

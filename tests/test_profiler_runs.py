@@ -105,7 +105,7 @@ def test_a_damaged_part_is_named_and_the_rest_is_kept(tmp_path: Path):
     assert len(run.processes[0].readings) > 10
     summary = summarize(run)
     assert summary["notes"]["damaged file 1"] == sentence
-    assert summary["steps"] == 0
+    assert summary["steps"] is None
     assert summary["tokens"] is None
     assert summary["notes"]["tokens"] == "no training step was recorded"
 
@@ -352,9 +352,25 @@ def test_a_run_with_damaged_steps_is_named_and_has_no_point(tmp_path: Path):
         "whole": False,
     }
     assert set(scale_points(list(runs.values()))["run_id"]) == {"whole"}
+    summary = summarize(runs["torn"])
+    assert summary["phases"] == []
+    for key in ("steps", "tokens", "loss", "verdict"):
+        assert summary[key] is None
+        assert "damaged" in summary["notes"][key], key
+    assert summary["throughput"]["tokens_per_s"] is None
+    assert "damaged" in summary["notes"]["throughput.tokens_per_s"]
+    assert summary["energy"]["measured_j"] == pytest.approx(summarize(runs["whole"])["energy"]["measured_j"])
 
 
 def test_a_process_without_its_facts_makes_every_table_incomplete(tmp_path: Path):
     run = scripted_run(tmp_path)
     next(run.path.glob("attempt-*/*/process.json")).unlink()
     assert scan_runs(tmp_path)[0].incomplete == {"steps", "readings", "marks"}
+
+
+def test_a_run_without_its_manifest_gives_no_reason_that_nobody_recorded(tmp_path: Path):
+    run = scripted_run(tmp_path)
+    (run.path / "run.json").write_text("{}")
+    notes = summarize(scan_runs(tmp_path)[0])["notes"]
+    assert notes["workload"] == notes["params"] == "the run's manifest cannot be read"
+    assert "lacks what a Manifest needs" in notes["manifest"]

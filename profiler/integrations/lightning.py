@@ -11,7 +11,6 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from types import MethodType
 from typing import Any, Literal
 
 import lightning.pytorch as pl
@@ -19,7 +18,15 @@ import torch
 
 from profiler.carbon.factors import CarbonFactors
 from profiler.errors import InvalidValueError, UnknownNameError
+from profiler.integrations.arguments import (
+    checked_function,
+    checked_gpus,
+    checked_name,
+    checked_peak,
+    checked_runs_dir,
+)
 from profiler.integrations.codecarbon import CodecarbonTracker, check_second_opinion
+from profiler.integrations.lightning_checkpoint import time_checkpoints
 from profiler.integrations.lightning_facts import (
     SlowMemory,
     find_peak,
@@ -28,6 +35,7 @@ from profiler.integrations.lightning_facts import (
     logged_numbers,
     phase_clock,
     phase_note,
+    with_params,
 )
 from profiler.measure.guard import Guard, guarded
 from profiler.measure.idle import checked_idle_s, record_idle
@@ -83,10 +91,16 @@ class EfficiencyMonitor(pl.Callback):
         second_opinion: str | None = None,
         summary: bool = True,
     ) -> None:
-        self.runs_dir = Path(runs_dir)
+        self.runs_dir = checked_runs_dir(runs_dir)
         self.run_dir: Path | None = None
-        self._name, self._gpus, self._peak = name, _checked_gpus(gpus), _checked_peak(peak_flops_per_s)
-        self._tokens, self._samples, self._model_flops = tokens, samples, model_flops
+        self._name, self._gpus, self._peak = (
+            checked_name(name),
+            checked_gpus(gpus),
+            checked_peak(peak_flops_per_s),
+        )
+        self._tokens = checked_function("tokens", tokens)
+        self._samples = checked_function("samples", samples)
+        self._model_flops = checked_function("model_flops", model_flops)
         self._facts = facts or RunFacts()
         self._second_opinion = check_second_opinion(second_opinion)
         self._idle_s = checked_idle_s(idle_s)
@@ -169,7 +183,7 @@ class EfficiencyMonitor(pl.Callback):
         self._probes = open_probes(place, gpu_wish(self._gpus, device))
         session = self._session = Session(
             self.runs_dir,
-            self._facts,
+            with_params(self._facts, pl_module),
             place=place,
             probes=self._probes.probes,
             guard=self._guard,
@@ -197,7 +211,7 @@ class EfficiencyMonitor(pl.Callback):
             country = CarbonFactors.of(self._facts.carbon).country
             self._opinion = self._guard.call("second opinion", CodecarbonTracker, country)
         self._fit_start_s = session.now()
-        self._wrap_checkpoint(trainer)
+        self._unwrap_checkpoint = time_checkpoints(trainer, self.phase)
 
     @guarded("recording")
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -275,6 +289,8 @@ class EfficiencyMonitor(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
         """Close the record; nothing raised here may replace the user's own exception."""
+        if self._session:  # the kind only: a message may hold anything
+            self._session.notes["ended"] = f"{type(exception).__name__} after step {self._step}"
         self._guard.call("closing the record", self._close, trainer, "interrupted")
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -331,21 +347,6 @@ class EfficiencyMonitor(pl.Callback):
             return self._loss
         return self._loss * (divided_by / self._microbatches)
 
-    def _wrap_checkpoint(self, trainer: pl.Trainer) -> None:
-        """Time `trainer.save_checkpoint`: Lightning has a hook before the file is written and none after."""
-        own = trainer.__dict__.get("save_checkpoint")  # somebody else's wrapper, perhaps
-        timed = _TimedSave(self, trainer, trainer.save_checkpoint)
-
-        def unwrap() -> None:
-            if trainer.__dict__.get("save_checkpoint") is not timed:
-                return  # wrapped again since: what lies above us is not ours to take away
-            del trainer.__dict__["save_checkpoint"]
-            if own is not None:
-                trainer.__dict__["save_checkpoint"] = own
-
-        trainer.save_checkpoint = timed  # type: ignore[method-assign]
-        self._unwrap_checkpoint = unwrap
-
     def _close(self, trainer: pl.Trainer, status: str) -> None:
         session, probes, counter, unwrap, opinion = (
             self._session,
@@ -392,22 +393,6 @@ def _hear(session: Session, opinion: CodecarbonTracker) -> None:
     session.recorder.mark("second_opinion", end_s - float(said["duration_s"]), end_s, said)
 
 
-class _TimedSave:
-    """`trainer.save_checkpoint` with its time booked as the phase `checkpoint`; a copied trainer gets its own."""
-
-    def __init__(self, monitor: EfficiencyMonitor, trainer: pl.Trainer, original: Callable[..., Any]) -> None:
-        self._monitor, self._trainer, self._original = monitor, trainer, original
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Save."""
-        with self._monitor.phase("checkpoint"):
-            return self._original(*args, **kwargs)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Copied or pickled with its trainer, it is the trainer's plain method again."""
-        return MethodType, (type(self._trainer).save_checkpoint, self._trainer)
-
-
 def _nothing() -> None:
     """Nothing is wrapped."""
 
@@ -424,19 +409,3 @@ def _print_summary(run_dir: Path) -> None:
         str(run_dir.parent),
     ]
     subprocess.run(words, check=False, timeout=60)
-
-
-def _checked_gpus(gpus: GpuChoice) -> GpuChoice:
-    if isinstance(gpus, str) and gpus not in ("auto", "visible"):
-        raise InvalidValueError(
-            f"gpus={gpus!r} is none of 'auto', 'visible', or a list of positions or UUIDs, as [0, 1]."
-        )
-    return gpus
-
-
-def _checked_peak(peak: float | Literal["measure"] | None) -> float | Literal["measure"] | None:
-    if peak is None or peak == "measure":
-        return peak
-    if isinstance(peak, str) or not peak > 0.0:
-        raise InvalidValueError(f"peak_flops_per_s={peak!r} is no number of FLOP/s above 0, nor 'measure'.")
-    return peak

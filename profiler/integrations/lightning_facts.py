@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sized
+from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
 
 import lightning.pytorch as pl
 import psutil
 import torch
+from torch.nn.parameter import UninitializedParameter
 from torch.utils._pytree import tree_leaves
 from torch.utils.data import DataLoader
 
@@ -22,6 +24,7 @@ from profiler.measure.peak import Peak, measure_bandwidth, measure_products, mem
 from profiler.measure.probes import GpuWish
 from profiler.measure.ranks import GpuChoice
 from profiler.measure.recorder import Memory
+from profiler.measure.session import RunFacts
 
 MEMORY_PERIOD_S = 1.0
 
@@ -195,3 +198,15 @@ def _is_here(value: Any) -> bool:
 def _torch_uuid(index: int) -> str | None:
     uuid = getattr(torch.cuda.get_device_properties(index), "uuid", None)
     return None if uuid is None else f"GPU-{uuid}"
+
+
+def with_params(facts: RunFacts, module: torch.nn.Module) -> RunFacts:
+    """The facts with the number of the module's parameters, embeddings and frozen ones included, if none is given."""
+    if facts.params is not None:
+        return facts
+    parameters = list(module.parameters())
+    if any(isinstance(parameter, UninitializedParameter) for parameter in parameters):
+        return replace(
+            facts, notes={**facts.notes, "params": "some parameters get their shape in the first batch"}
+        )
+    return replace(facts, params=sum(parameter.numel() for parameter in parameters))

@@ -15,6 +15,9 @@ from profiler.store.runs import StoredProcess, StoredRun
 WARM_UP_STEPS = 3
 """Left out of every share: loader workers start, kernels are chosen, and FLOPs are counted in the first ones."""
 
+MOSTLY = 0.9
+"""The share of the steps whose phases must be known for their shares to stand for the run."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GpuGauges:
@@ -77,9 +80,14 @@ def gather(run: StoredRun) -> Evidence:
 
 
 def _shares(steps: pl.DataFrame) -> dict[StepPhase, float]:
+    """Of the steps whose phases were timed, if that is most of them: on a GPU a step may go untimed now and then."""
+    timed = steps.drop_nulls([f"{phase}_s" for phase in STEP_PHASES])
+    if len(timed) < MOSTLY * len(steps):
+        return {}
+    steps = timed
     seconds = {phase: steps[f"{phase}_s"] for phase in STEP_PHASES}
     total_s = sum(float(column.sum()) for column in seconds.values())
-    if total_s <= 0.0 or any(column.null_count() for column in seconds.values()):
+    if total_s <= 0.0:
         return {}
     return {phase: float(column.sum()) / total_s for phase, column in seconds.items()}
 
