@@ -325,6 +325,18 @@ def test_two_fits_of_one_monitor_are_two_runs(tmp_path: Path) -> None:
     assert [run.status for run in scan_runs(tmp_path)] == ["finished", "finished"]
 
 
+def test_a_name_that_is_taken_by_a_finished_run_is_not_taken_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(2):
+        train("mlp", [EfficiencyMonitor(tmp_path, name="twice")], max_epochs=1)
+    assert [(run.run_id, summarize(run)["steps"]) for run in scan_runs(tmp_path)] == [
+        ("twice", 6),
+        ("twice-2", 6),
+    ]
+    assert "'twice' is a finished run already, so this one is 'twice-2'" in caplog.text
+
+
 def test_the_monitor_can_be_copied_and_pickled_before_and_during_a_fit(tmp_path: Path) -> None:
     copies: list[EfficiencyMonitor] = []
 

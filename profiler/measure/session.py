@@ -7,53 +7,37 @@ this process's file. Both are rewritten at every flush, which is the run's heart
 from __future__ import annotations
 
 import os
-import platform
 import socket
 import time
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import psutil
 
 from profiler.carbon.factors import CarbonFactors
 from profiler.measure.deferred import Scalars
 from profiler.measure.guard import Guard
 from profiler.measure.ranks import Place
 from profiler.measure.recorder import DeviceTimer, Recorder
+from profiler.measure.run_name import attempts_of, free_name, shared_name
 from profiler.measure.sampler import SAMPLING_PERIOD_S, Sampler
 from profiler.measure.sensors.base import CoTenants, Probe
+from profiler.measure.surroundings import environment, hardware, software
 from profiler.records import Row
 from profiler.store.factors import write_factors
-from profiler.store.folder import check_run_name, new_run_id, writable_runs_dir
-from profiler.store.manifest import MANIFEST_NAME, PROCESS_NAME, Manifest, ProcessFile, write_json
+from profiler.store.folder import new_run_id, writable_runs_dir
+from profiler.store.manifest import (
+    MANIFEST_NAME,
+    PROCESS_NAME,
+    Manifest,
+    ProcessFile,
+    write_json,
+)
 from profiler.store.writer import PartWriter
 
 if TYPE_CHECKING:
     from profiler.measure.peak import Peak
-
-KEPT_ENVIRONMENT = (
-    "CUDA_VISIBLE_DEVICES",
-    "MKL_NUM_THREADS",
-    "OMP_NUM_THREADS",
-    "OMP_WAIT_POLICY",
-    "PYTORCH_CUDA_ALLOC_CONF",
-    "SLURM_JOB_ID",
-    "SLURM_NNODES",
-    "SLURM_NTASKS",
-    "WORLD_SIZE",
-)
-"""The only environment variables that are stored: others may hold secrets."""
-
-_JOB_KEYS = ("SLURM_JOB_ID", "SLURM_STEP_ID", "TORCHELASTIC_RUN_ID", "MASTER_ADDR", "MASTER_PORT")
-
-_RESTART_KEYS = ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT")
-
-_PACKAGES = ("joulescale", "torch", "lightning", "polars", "nvidia-ml-py", "codecarbon")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,15 +113,17 @@ class Session:
         self._clock, self._origin_s, self._wall_unix_s = clock, clock(), time.time()
         self._created_at, self._status = _utc_now(), "running"
         folder = writable_runs_dir(runs_dir.absolute())  # the training may change its folder
-        run_id = check_run_name(name) if name else _shared_run_id(folder, place) or new_run_id(facts.workload)
+        run_id = free_name(folder, name) if name else shared_name(folder, place) or new_run_id(facts.workload)
+        if name and run_id != name:
+            guard.warn("the run's name", f"{name!r} is a finished run already, so this one is {run_id!r}")
         self.run_dir = folder / run_id
-        self._attempt = 1 + max(_attempts_of(self.run_dir, place.rank), default=0)
+        self._attempt = 1 + max(attempts_of(self.run_dir, place.rank), default=0)
         self._folder = (
             self.run_dir / f"attempt-{self._attempt}" / f"{socket.gethostname()}-{place.rank}-{os.getpid()}"
         )
         self._folder.mkdir(parents=True)
         self._carbon = write_factors(self.run_dir, CarbonFactors.of(facts.carbon)) if place.rank == 0 else {}
-        self._hardware, self._software = _hardware(self._probes), _software()
+        self._hardware, self._software = hardware(self._probes), software()
         self._writer = PartWriter(
             self._folder,
             gather=self._digest,
@@ -263,7 +249,7 @@ class Session:
             carbon=self._carbon,
             hardware=self._hardware,
             software=self._software,
-            environment={key: os.environ[key] for key in KEPT_ENVIRONMENT if key in os.environ},
+            environment=environment(),
             notes=self._notes(),
         )
         if self._peak is None:
@@ -281,47 +267,3 @@ class Session:
 
 def _utc_now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds")
-
-
-def _hardware(probes: Sequence[Probe]) -> dict[str, Any]:
-    meters = [probe.counter.meter for probe in probes]
-    return {
-        "host": socket.gethostname(),
-        "cpu": next(
-            (m.name for m in meters if m.component == "cpu"), platform.processor() or platform.machine()
-        ),
-        "hardware_threads": os.cpu_count(),
-        "memory_bytes": psutil.virtual_memory().total,
-        "gpus": [{"uuid": m.device, "name": m.name} for m in meters if m.component in ("gpu", "module")],
-    }
-
-
-def _software() -> dict[str, str]:
-    found = {"python": platform.python_version(), "platform": platform.platform()}
-    for package in _PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
-def _shared_run_id(runs_dir: Path, place: Place) -> str | None:
-    """A name that all ranks of one job make alike without talking to each other; None for a single process.
-
-    Launchers use the same address and port again, so a job's key may come back: every rank counts in how many runs
-    of that key it has left a folder, and all come to the same number. A restart goes on in the last of them.
-    """
-    if place.world_size == 1:
-        return None
-    key = zlib.crc32("/".join(os.environ.get(name, "") for name in _JOB_KEYS).encode())
-    known = sum(1 for run_dir in runs_dir.glob(f"job-{key:08x}-*") if any(_attempts_of(run_dir, place.rank)))
-    restarted = any(int(os.environ.get(name) or 0) > 0 for name in _RESTART_KEYS)
-    return f"job-{key:08x}-{known if restarted and known else known + 1}"
-
-
-def _attempts_of(run_dir: Path, rank: int) -> list[int]:
-    """Numbers of the attempts in which this rank took part; folders are named `<host>-<rank>-<pid>`."""
-    own = [path for path in run_dir.glob("attempt-*/*") if path.name.rsplit("-", 2)[-2:-1] == [str(rank)]]
-    numbers = [path.parent.name.removeprefix("attempt-") for path in own]
-    return [int(number) for number in numbers if number.isdecimal()]
