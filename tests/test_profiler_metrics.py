@@ -357,8 +357,8 @@ def test_a_rank_whose_tables_are_lost_leaves_no_sum(tmp_path: Path):
 
 
 def test_a_resumed_run_adds_its_attempts(tmp_path: Path):
-    for _ in range(2):
-        scripted_run(tmp_path, Script(steps=5), counters=gpu())
+    for status in ("interrupted", "finished"):
+        scripted_run(tmp_path, Script(steps=5), counters=gpu(), status=status)
     summary = summarize(open_run(tmp_path, "scripted"))
     assert summary["energy"]["measured_j"] == pytest.approx(2 * 200.0 * (0.5 + 5 * STEP_S), abs=1e-6)
     assert summary["duration_s"] == pytest.approx(2 * (0.5 + 5 * STEP_S))

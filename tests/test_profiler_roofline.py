@@ -98,6 +98,7 @@ def _process(readings: list[dict[str, Any]], steps: list[dict[str, Any]]) -> Sto
         readings=pl.DataFrame(readings, schema=SCHEMAS["readings"]),
         marks=pl.DataFrame([], schema=SCHEMAS["marks"]),
         damaged=(),
+        incomplete=frozenset(),
     )
 
 

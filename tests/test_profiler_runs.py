@@ -107,7 +107,7 @@ def test_a_damaged_part_is_named_and_the_rest_is_kept(tmp_path: Path):
     assert summary["notes"]["damaged file 1"] == sentence
     assert summary["steps"] is None
     assert summary["tokens"] is None
-    assert summary["notes"]["tokens"] == "no training step was recorded"
+    assert summary["notes"]["tokens"] == "files of the run's steps are damaged"
 
 
 def test_an_empty_part_does_not_hide_the_next_one(tmp_path: Path):
@@ -325,11 +325,11 @@ def test_made_names_sort_by_time_and_differ():
 
 
 def test_a_second_start_is_a_second_attempt_even_if_the_first_was_deleted(tmp_path: Path):
-    first = scripted_run(tmp_path, Script(steps=2))
-    second = scripted_run(tmp_path, Script(steps=2))
+    first = scripted_run(tmp_path, Script(steps=2), status="interrupted")
+    second = scripted_run(tmp_path, Script(steps=2), status="interrupted")
     assert [p.facts.attempt for p in second.processes] == [1, 2]
     (first.path / "attempt-1").rename(tmp_path.parent / f"{tmp_path.name}-taken-away")
-    third = scripted_run(tmp_path, Script(steps=2))
+    third = scripted_run(tmp_path, Script(steps=2), status="interrupted")
     assert [p.facts.attempt for p in third.processes] == [2, 3]
     assert marks_of(third.processes, "fit")["process"].to_list() == [0, 1]
 

@@ -288,7 +288,7 @@ def test_the_command_stores_an_opinion_and_a_series_that_show_reads_elsewhere(
 ):
     grid = tmp_path / "grid.csv"
     grid.write_text("time,end,g_per_kwh\n2020-01-01T00:00Z,2090-01-01T00:00Z,250\n")
-    words = ["run", "lm", "--preset", "smoke", "--set", "token_budgets=4096", "--name", "told", "--json"]
+    words = ["run", "lm", "--preset", "smoke", "--name", "told", "--json"]
     words += ["--carbon-series", str(grid), "--intensity-kind", "marginal", "--pue", "1.5", "--wue", "1.8"]
     words += ["--price", "0.3", "--currency", "EUR", "--embodied-g", "1000", "--lifetime-years", "4"]
     words += ["--second-opinion", "codecarbon", "--runs-dir", str(tmp_path / "here")]

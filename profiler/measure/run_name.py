@@ -16,16 +16,17 @@ _JOB_KEYS = ("SLURM_JOB_ID", "SLURM_STEP_ID", "TORCHELASTIC_RUN_ID", "MASTER_ADD
 _RESTART_KEYS = ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT")
 
 
-def free_name(runs_dir: Path, name: str) -> str:
+def free_name(runs_dir: Path, name: str, rank: int) -> str:
     """The name, or the first of `name-2`, `name-3`, ... if a run of that name is finished: two in one would be neither.
 
-    One that did not finish goes on under its name, as a further attempt. Every rank comes to the same name.
+    One that did not finish goes on under its name, as a further attempt. Every rank comes to the same name: what
+    it took part in itself, and what that became, is the same for all.
 
     Raises:
         InvalidValueError: The name is no folder's name.
     """
     names = (check_run_name(name), *(f"{name}-{number}" for number in range(2, 10_000)))
-    return next(known for known in names if not _is_finished(runs_dir / known))
+    return next(known for known in names if not _is_over(runs_dir / known, rank))
 
 
 def shared_name(runs_dir: Path, place: Place) -> str | None:
@@ -42,7 +43,10 @@ def shared_name(runs_dir: Path, place: Place) -> str | None:
     return f"job-{key:08x}-{known if restarted and known else known + 1}"
 
 
-def _is_finished(run_dir: Path) -> bool:
+def _is_over(run_dir: Path, rank: int) -> bool:
+    """Whether this rank took part in a run that is finished."""
+    if not attempts_of(run_dir, rank):
+        return False
     try:
         return read_manifest(run_dir).status == "finished"
     except StoredDataError:

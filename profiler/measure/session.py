@@ -113,7 +113,8 @@ class Session:
         self._clock, self._origin_s, self._wall_unix_s = clock, clock(), time.time()
         self._created_at, self._status = _utc_now(), "running"
         folder = writable_runs_dir(runs_dir.absolute())  # the training may change its folder
-        run_id = free_name(folder, name) if name else shared_name(folder, place) or new_run_id(facts.workload)
+        given = free_name(folder, name, place.rank) if name else shared_name(folder, place)
+        run_id = given or new_run_id(facts.workload)
         if name and run_id != name:
             guard.warn("the run's name", f"{name!r} is a finished run already, so this one is {run_id!r}")
         self.run_dir = folder / run_id

@@ -138,6 +138,8 @@ def _is_of_this_rank(child: psutil.Process) -> bool:
     """False for the ranks that Lightning's launcher starts as children of rank 0: they measure themselves."""
     try:
         return bool(child.environ().get("LOCAL_RANK", "0") == os.environ.get("LOCAL_RANK", "0"))
+    except psutil.ZombieProcess:
+        return True  # it will be counted as reaped: left out until then, the sum would fall and wait
     except psutil.Error:
         return False
 
