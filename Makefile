@@ -9,7 +9,7 @@ PEERS  := .venv-peers
 RUNS   ?= runs
 PORT   ?= 8501
 
-.PHONY: help run test check bench-overhead bench-gpu bench-accuracy wheel clean
+.PHONY: help run test check bench-overhead bench-gpu bench-accuracy bench-phases wheel clean
 
 help:
 	@echo "make run    train the cpu sweep of lm (about 4 minutes), print its table, plot it, open the dashboard"
@@ -17,6 +17,7 @@ help:
 	@echo "make bench-overhead   what the monitor costs a step"
 	@echo "make bench-gpu   check sensors and numbers on a machine with an NVIDIA GPU, about 7 minutes"
 	@echo "make bench-accuracy   energy of windows against the truth, beside Zeus, CodeCarbon and carbontracker (12 minutes)"
+	@echo "make bench-phases   do the error bars of energy by phase hold (about 20 minutes)"
 	@echo "make check  ruff, mypy --strict, import contracts"
 
 $(STAMP): pyproject.toml
@@ -53,6 +54,9 @@ $(PEERS)/.installed:
 
 bench-accuracy: $(STAMP) $(PEERS)/.installed
 	$(BIN)/python benchmarks/accuracy.py --peers $(PEERS)
+
+bench-phases: $(STAMP)
+	$(BIN)/python benchmarks/phase_energy.py --output benchmarks/results/phase_energy.json
 
 wheel: $(STAMP)
 	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .
