@@ -17,7 +17,7 @@ help:
 	@echo "make bench-overhead   what the monitor costs a step"
 	@echo "make bench-gpu   check sensors and numbers on a machine with an NVIDIA GPU, about 7 minutes"
 	@echo "make bench-accuracy   energy of windows against the truth, beside Zeus, CodeCarbon and carbontracker (12 minutes)"
-	@echo "make bench-phases   do the error bars of energy by phase hold (about 20 minutes)"
+	@echo "make bench-phases   do the error bars of energy by phase hold (about 4 minutes)"
 	@echo "make check  ruff, mypy --strict, import contracts"
 
 $(STAMP): pyproject.toml
