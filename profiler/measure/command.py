@@ -6,7 +6,6 @@ stored, only how many there were: they may hold secrets.
 
 from __future__ import annotations
 
-import resource
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from profiler.carbon.factors import CarbonFactors
 from profiler.measure.guard import Guard
 from profiler.measure.probes import GpuWish, open_probes
 from profiler.measure.ranks import Place
+from profiler.measure.sensors.cpu_time import descendants_time
 from profiler.measure.session import RunFacts, Session
 
 _NO_STEPS = "no steps: exec sees the command from outside"
@@ -72,8 +72,7 @@ class CommandRecording:
         session = self._session
         session.sample()
         shift_s = session.now() - time.monotonic()
-        used = resource.getrusage(resource.RUSAGE_CHILDREN)
-        cpu_s = used.ru_utime + used.ru_stime
+        cpu_s = descendants_time().read()  # those that live on, in the background, included
         self._ending.update(exit_status=status, signal=signal)
         session.notes["command"] = self._told(f"exit status {status}, {cpu_s:.3g} s of CPU time")
         late_s = -(start_s + shift_s)
