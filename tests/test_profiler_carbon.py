@@ -185,7 +185,7 @@ def test_a_constant_series_is_a_constant_intensity(one_run: StoredRun):
 
 @settings(max_examples=30, deadline=None)
 @given(
-    values=st.lists(st.floats(0.0, 2000.0), min_size=1, max_size=6),
+    values=st.lists(st.floats(1.0, 2000.0), min_size=1, max_size=6),
     cuts=st.lists(st.floats(-1.0, 10.0), max_size=6),
 )
 def test_cutting_intervals_changes_nothing_and_they_add_up_to_the_run(
@@ -477,7 +477,8 @@ def test_older_runs_with_nulls_among_their_factors_are_read(tmp_path: Path):
         ("France", r"Use its code: FRA\."),
         ("germany", r"Use its code: DEU\."),
         ("fra", r"Write it in capitals: FRA\."),
-        ("FR", r"Use an ISO 3166 alpha-3 code such as FRA, DEU or USA, or give --carbon-intensity\."),
+        ("FR", r"Codes have three letters: FRA, FRO, perhaps\."),
+        ("XQ", r"Use an ISO 3166 alpha-3 code such as FRA, DEU or USA, or give --carbon-intensity\."),
         ("Atlantis", r"There is no country's grid named 'Atlantis'\..*ISO 3166"),
         ("", r"ISO 3166"),
     ],
@@ -575,3 +576,11 @@ def test_a_cpu_that_is_estimated_keeps_its_mark_in_the_terminal(
     assert "emissions ~ " in shown
     assert "water at the site ~ " in shown
     assert "cost ~ " in shown
+
+
+def test_kilograms_are_not_taken_for_grams():
+    with pytest.raises(
+        InvalidValueError, match=r"less than any grid's\. If it is in kg/kWh, multiply it by 1000"
+    ):
+        CarbonFactors(intensity_g_per_kwh=0.056)
+    assert CarbonFactors(intensity_g_per_kwh=0.0).intensity_g_per_kwh == 0.0

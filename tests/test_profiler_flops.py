@@ -47,7 +47,6 @@ MODELS: dict[str, tuple[Callable[[], torch.nn.Module], tuple[int, ...]]] = {
         (3, 7),
     ),
     "conv": (lambda: torch.nn.Conv2d(3, 4, 3, stride=2, padding=1), (2, 3, 9, 9)),
-    "grouped conv": (lambda: torch.nn.Conv2d(4, 8, 3, groups=2), (2, 4, 7, 7)),
     "attention": (lambda: _Attention(False), (2, 8, 16)),
     "causal attention": (lambda: _Attention(True), (2, 8, 16)),
     "lstm": (_Recurrent, (4, 7, 6)),
@@ -335,3 +334,34 @@ def test_checkpointing_adds_one_forward_of_the_blocks_to_what_is_executed_and_no
     head = 2 * 2 * config.seq_len * config.d_model * config.vocab_size
     assert saving.model_flops == plain.model_flops == plain.executed_flops
     assert saving.executed_flops - plain.executed_flops == plain.model_flops / 3 - head
+
+
+@pytest.mark.parametrize(("groups", "transposed"), [(1, False), (4, False), (16, False), (4, True)])
+def test_both_gradients_of_a_convolution_cost_as_much_as_its_forward_pass(
+    groups: int, transposed: bool
+) -> None:
+    make = torch.nn.ConvTranspose2d if transposed else torch.nn.Conv2d
+    layer = make(16, 16, 3, padding=1, groups=groups)
+    inputs = torch.randn(2, 16, 8, 8, requires_grad=True)
+    count = FlopCount()
+    count.start()
+    out = layer(inputs)
+    count.begin_backward()
+    out.sum().backward()
+    count.stop()
+    forward = 2 * 2 * 8 * 8 * 16 * (16 // groups) * 9
+    assert count.counted().model_flops == 3 * forward
+
+
+def test_a_forward_pass_after_a_backward_pass_is_no_recomputation() -> None:
+    layer, inputs = torch.nn.Linear(8, 8), torch.randn(4, 8)
+    count = FlopCount()
+    count.start()
+    for _ in range(2):
+        loss = layer(inputs).sum()
+        count.begin_backward()
+        loss.backward()
+        count.end_backward()
+    count.stop()
+    counted = count.counted()
+    assert counted.model_flops == counted.executed_flops == 2 * (2 * 2 * 4 * 8 * 8)

@@ -205,6 +205,32 @@ def test_parameters_are_counted_where_nobody_gave_them(tmp_path: Path) -> None:
     assert stored(tmp_path / "b")["params"] == 7
 
 
+def test_forward_passes_after_a_manual_backward_pass_are_counted_too(tmp_path: Path) -> None:
+    class Twice(Classifier):
+        def __init__(self) -> None:
+            super().__init__(torch.nn.Linear(6, 4))
+            self.automatic_optimization = False
+
+        def training_step(self, batch: Any, batch_idx: int) -> None:
+            for _ in range(2):
+                self.optimizers().zero_grad()  # type: ignore[union-attr]
+                self.manual_backward(self.net(batch[0]).square().mean())
+                self.optimizers().step()  # type: ignore[union-attr]
+
+    L.Trainer(
+        max_epochs=1,
+        callbacks=[EfficiencyMonitor(tmp_path)],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        accelerator="cpu",
+    ).fit(Twice(), DataLoader(features(), 16))
+    summary = stored(tmp_path)
+    assert summary["efficiency"]["model_flops"] == summary["samples"] * 2 * 2 * (2 * 6 * 4)
+    assert summary["efficiency"]["executed_flops"] == summary["efficiency"]["model_flops"]
+
+
 def test_logged_metrics_are_kept(tmp_path: Path) -> None:
     train("mlp", [EfficiencyMonitor(tmp_path)], log_every_n_steps=3, max_epochs=1)
     metrics = open_run(tmp_path, "latest").processes[0].steps["metrics"].to_list()

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal, get_args
 
-from profiler.carbon.series import MOST_G_PER_KWH, IntensitySeries
+from profiler.carbon.series import LEAST_G_PER_KWH, MOST_G_PER_KWH, IntensitySeries
 from profiler.codecarbon_tables import national_grids, source_name
 from profiler.errors import InvalidValueError, UnknownNameError
 
@@ -88,6 +88,11 @@ class CarbonFactors:
             MOST_G_PER_KWH,
             "The carbon intensity {} is not within 0 to 10000 gCO2e/kWh.",
         )
+        if self.intensity_g_per_kwh is not None and 0.0 < self.intensity_g_per_kwh < LEAST_G_PER_KWH:
+            raise InvalidValueError(
+                f"The carbon intensity {self.intensity_g_per_kwh!r} gCO2e/kWh is less than any grid's. If it is in"
+                " kg/kWh, multiply it by 1000."
+            )
         if self.series is not None and not isinstance(self.series, IntensitySeries):
             raise InvalidValueError(
                 f"The carbon series {self.series!r} is not read yet. Give what"
@@ -180,10 +185,15 @@ def _check(value: float | None, low: float, high: float, message: str) -> None:
 
 def _unknown_country(code: str) -> UnknownNameError:
     by_name = {name.lower(): iso for iso, name in countries().items()}
+    begins = [iso for iso in national_grids() if iso.startswith(code.upper())]
     if code.upper() in national_grids():
         hint = f"Write it in capitals: {code.upper()}."
     elif code.lower() in by_name:
         hint = f"Use its code: {by_name[code.lower()]}."
+    elif len(code) == 2 and begins:
+        return UnknownNameError(
+            "country's grid", code, (), why=f"Codes have three letters: {', '.join(sorted(begins))}, perhaps."
+        )
     else:
         hint = "Use an ISO 3166 alpha-3 code such as FRA, DEU or USA, or give --carbon-intensity."
     return UnknownNameError("country's grid", code, national_grids(), why=hint)

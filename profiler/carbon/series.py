@@ -14,6 +14,9 @@ from profiler.errors import InvalidValueError
 MOST_G_PER_KWH = 10_000.0
 """Ten times the dirtiest grid: more is a wrong unit."""
 
+LEAST_G_PER_KWH = 1.0
+"""A tenth of the cleanest grid: less, but for 0, is a wrong unit (kg/kWh, t/MWh)."""
+
 CLOCK_TOLERANCE_S = 1e-3
 """Unix seconds as floats are exact to a quarter of a microsecond; a hole this short is no hole."""
 
@@ -63,6 +66,12 @@ class IntensitySeries:
                 raise InvalidValueError(
                     f"{self.source}: the interval at {utc(row.start_s)} ends before it begins."
                 )
+        most = max((row.g_per_kwh for row in self.rows), default=0.0)
+        if 0.0 < most < LEAST_G_PER_KWH:
+            raise InvalidValueError(
+                f"{self.source}: its largest carbon intensity is {most:g} gCO2e/kWh, less than any grid's. If these are"
+                " kg/kWh or t/MWh, multiply them by 1000."
+            )
         for before, after in pairwise(self.rows):
             if after.start_s < before.end_s - CLOCK_TOLERANCE_S:
                 raise InvalidValueError(

@@ -249,6 +249,8 @@ class EfficiencyMonitor(pl.Callback):
         """Between backward and optimizer: whatever the strategy does there."""
         if pl_module.automatic_optimization:
             self._end_count()
+        elif self._work_counter:
+            self._guard.call("counting FLOPs", self._work_counter.end_backward)
         self._guard.call("recording", self._enter, "other")
 
     @guarded("recording")

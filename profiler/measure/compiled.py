@@ -89,6 +89,9 @@ class CompiledCount:
         self._ended = True
         self.stop()
 
+    def end_backward(self) -> None:
+        """Nothing is watched any more."""
+
     def stop(self) -> bool:
         """Give the modules back as they were. False if a user's mode lies above ours, which then does nothing."""
         while self._restore:

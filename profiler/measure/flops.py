@@ -48,6 +48,10 @@ class Count(Protocol):
         """Before each backward pass."""
         ...
 
+    def end_backward(self) -> None:
+        """After each backward pass; in manual optimization another forward pass may follow."""
+        ...
+
     def stop(self) -> bool:
         """Count no more; False if it must be called again later, because somebody else's mode lies above."""
         ...
@@ -96,6 +100,10 @@ class FlopCount(TorchDispatchMode):
     def begin_backward(self) -> None:
         """What runs from here on is backward, or recomputation."""
         self.in_backward = True
+
+    def end_backward(self) -> None:
+        """What runs from here on is forward again."""
+        self.in_backward = False
 
     def pause(self) -> None:
         """Let operators pass uncounted until `resume`."""

@@ -80,7 +80,7 @@ def _open_gpus(place: Place, wish: GpuWish, opened: ExitStack) -> tuple[tuple[Pr
     opened.callback(gpus.close)
     notes = {f"gpu {number}": reason for number, reason in enumerate(gpus.reasons, start=1)}
     if not uuids:
-        notes["gpu"] = "this process trains on no NVIDIA GPU, so none is measured"
+        notes["gpu"] = _why_none(wish)
     return gpus.probes, notes | ({"gpu order": order} if order and uuids else {})
 
 
@@ -108,6 +108,15 @@ def _is_in_module(gpus: Sequence[Probe], notes: dict[str, str]) -> bool:
             "processor in it"
         )
     return bool(modules)
+
+
+def _why_none(wish: GpuWish) -> str:
+    shown = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if wish.choice == "visible" and shown is not None:
+        return f"CUDA_VISIBLE_DEVICES={shown!r} leaves no NVIDIA GPU visible, so none is measured"
+    if wish.choice == "visible":
+        return "no NVIDIA GPU is visible to this process, so none is measured"
+    return "this process trains on no NVIDIA GPU, so none is measured"
 
 
 def _find_and_open(place: Place, wish: GpuWish) -> tuple[tuple[str, ...], str | None, GpuProbes]:

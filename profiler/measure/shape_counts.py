@@ -102,6 +102,11 @@ class ShapeCounts:
         if self._count:
             self._count.begin_backward()
 
+    def end_backward(self) -> None:
+        """A backward pass is done; the microbatch need not be."""
+        if self._count:
+            self._count.end_backward()
+
     def end(self) -> None:
         """The backward pass is done, or the batch was left."""
         if self._leaving and self._leaving.stop():

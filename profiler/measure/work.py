@@ -107,6 +107,10 @@ class WorkCounter:
         """A backward pass begins."""
         self._counts.begin_backward()
 
+    def end_backward(self) -> None:
+        """A backward pass is done; in manual optimization the microbatch need not be."""
+        self._counts.end_backward()
+
     def end_count(self) -> None:
         """Stop counting FLOPs: the backward pass is done, or the batch was left."""
         self._counts.end()

@@ -64,7 +64,9 @@ def gather(run: StoredRun) -> Evidence:
     leaders = [p for p in run.processes if p.facts.rank == 0]
     every = [p.steps.sort("step").slice(WARM_UP_STEPS) for p in leaders]
     steps = pl.concat(every) if every else pl.DataFrame({"duration_s": []}, schema={"duration_s": pl.Float64})
-    evidence = Evidence(steps=len(steps), step_s=float(steps["duration_s"].sum()), gpu=_gauges(leaders))
+    on_gpu = "memory_allocated_bytes" in steps.columns and steps["memory_allocated_bytes"].count() > 0
+    gpu = _gauges(leaders) if on_gpu else None  # a GPU that is only looked at says nothing of the training
+    evidence = Evidence(steps=len(steps), step_s=float(steps["duration_s"].sum()), gpu=gpu)
     if not evidence.steps:
         return evidence
     half = len(steps) // 2
