@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from profiler.errors import InvalidValueError, UnknownNameError, UsageError
 from profiler.report import axes, drawing
-from profiler.report.axes import AXES, byte_ticks, clock_ticks, linear_ticks, log_ticks, ticks_for
+from profiler.report.axes import AXES, byte_ticks, clock_ticks, linear_ticks, log_ticks, ticks_for, titled
 from profiler.report.charts import (
     X_AXES,
     Y_AXES,
@@ -52,7 +52,7 @@ PAIRS = [(x, y) for x in X_AXES for y in Y_AXES if x != y and y not in ("mfu", "
 @pytest.mark.parametrize(("x", "y"), PAIRS)
 def test_every_pair_of_axes_draws(x, y):
     spec = scale_chart(make_points(), x, y).to_dict()
-    assert spec["title"]["text"].startswith(AXES[y].short)
+    assert spec["title"]["text"].startswith(titled(AXES[y], make_points()).short)
     assert spec["layer"][3]["encoding"]["x"]["title"] == AXES[x].full_title
 
 
@@ -230,7 +230,10 @@ def test_a_phase_of_unknown_energy_has_no_bar_and_says_so():
 
 def test_estimated_phases_say_so_above_their_joules():
     panels = phase_chart([{**phase, "source": "estimated"} for phase in PHASES]).to_dict()["hconcat"]
-    assert [panel["title"].get("subtitle", []) for panel in panels] == [[], ["estimated, not measured"]]
+    assert [panel["title"].get("subtitle", []) for panel in panels] == [
+        [],
+        ["estimated from CPU time, not measured"],
+    ]
 
 
 def test_a_phase_that_charts_do_not_know_is_drawn_last():

@@ -67,7 +67,9 @@ def reasons(summary: Mapping[str, Any]) -> Reasons:
     notes = summary["notes"]
     rows = [(row, notes[key]) for row, key in _ROWS.items() if key in notes and _is_unknown(key, summary)]
     remarks = [
-        (key.removeprefix(_DEVICE).replace("_", " "), why) for key, why in notes.items() if _is_remark(key)
+        (key.removeprefix(_DEVICE).removesuffix(" scope").replace("_", " "), why)
+        for key, why in notes.items()
+        if _is_remark(key)
     ]
     return Reasons(unknown=_once([*_sensors(summary), *rows]), remarks=_once(remarks))
 

@@ -1,8 +1,8 @@
 """One run in a terminal: what it was, what it cost, where that went. Estimated joules have a tilde and the word.
 
-    profiler.report.facts     single facts in words
-    profiler.report.reasons   why something is unknown
-    profiler.report.tables    tables of many runs
+profiler.report.facts     single facts in words
+profiler.report.reasons   why something is unknown
+profiler.report.tables    tables of many runs
 """
 
 from __future__ import annotations
@@ -69,9 +69,7 @@ def energy_text(energy: Mapping[str, Any], kind: str) -> str:
 
 def run_table(summary: Mapping[str, Any]) -> RenderableType:
     """One run: what it was, what it cost, where that went, what to try, and why something is unknown."""
-    return Group(
-        _facts(summary), _phases(summary), _verdict(summary["verdict"]), *_reasons(reasons(summary))
-    )
+    return Group(_facts(summary), _phases(summary), _verdict(summary["verdict"]), *_reasons(reasons(summary)))
 
 
 def _facts(summary: Mapping[str, Any]) -> RenderableType:
