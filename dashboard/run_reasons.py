@@ -1,0 +1,47 @@
+"""The foot of a run's page: what is not known and why, what to know, and the run's settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import polars as pl
+import streamlit as st
+
+from dashboard.plain import plain
+from profiler.report.reasons import reasons
+from profiler.store.runs import StoredRun
+
+
+def unknown(summary: Mapping[str, Any], not_drawn: Sequence[str]) -> None:
+    """Reasons, in the words of the page."""
+    found = reasons(summary)
+    if found.unknown or not_drawn:
+        st.subheader("What is not known, and why")
+        _table(found.unknown, "What")
+        for sentence in not_drawn:
+            st.caption(plain(sentence))
+    if found.remarks:
+        st.subheader("What to know")
+        _table(found.remarks, "Of")
+
+
+def details(run: StoredRun) -> None:
+    """Settings, data, hardware and software, as they were stored."""
+    manifest = run.manifest
+    parts = {
+        "Settings": manifest.settings,
+        "Data": manifest.data,
+        "Hardware": manifest.hardware,
+        "Software": manifest.software,
+    }
+    with st.expander("Settings, data, hardware, software"):
+        for title, content in parts.items():
+            st.caption(title)
+            st.json(dict(content))
+
+
+def _table(lines: Mapping[str, str], title: str) -> None:
+    if lines:
+        columns = {title: list(map(plain, lines)), "Why" if title == "What" else "": list(map(plain, lines.values()))}
+        st.table(pl.DataFrame(columns, schema=dict.fromkeys(columns, pl.String)))
