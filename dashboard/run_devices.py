@@ -35,7 +35,9 @@ def device_row(part: Mapping[str, Any], summary: Mapping[str, Any]) -> dict[str,
         "Energy": _energy(part),
         "Got how": SOURCES.get(part["source"], part["source"]),
         "Covered": format_quantity(part["coverage"], "fraction"),
-        "Counter / power": f"{part['counter_over_integrated']:.2f}" if part["counter_over_integrated"] else "",
+        "Counter / power": f"{part['counter_over_integrated']:.2f}"
+        if part["counter_over_integrated"]
+        else "",
         "To know": ". ".join(_flags(part, summary["notes"])),
         "Error bar from": part["uncertainty_source"] or "",
     }
@@ -46,9 +48,7 @@ def idle_text(idle: Mapping[str, Any]) -> str:
     watts = format_quantity(idle["power_w"], "W", idle["plus_minus_w"])
     joules = format_quantity(idle["energy_j"], "J")
     share = f", {format_quantity(idle['share'], 'fraction')} of what was measured" if idle["share"] else ""
-    return (
-        f"Idle, before the training: {watts}. Over the training that comes to {joules}{share}. It is not subtracted."
-    )
+    return f"Idle, before the training: {watts}. Over the training that comes to {joules}{share}. It is not subtracted."
 
 
 def _energy(part: Mapping[str, Any]) -> str:

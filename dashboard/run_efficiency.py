@@ -59,7 +59,9 @@ def _hfu(efficiency: Mapping[str, Any]) -> str:
     if efficiency["hfu"] is None:
         return UNKNOWN
     text = hfu_text(efficiency)
-    return text if text != UNKNOWN else f"{format_quantity(efficiency['hfu'], 'fraction')}, nothing recomputed"
+    return (
+        text if text != UNKNOWN else f"{format_quantity(efficiency['hfu'], 'fraction')}, nothing recomputed"
+    )
 
 
 def _traffic(place: Mapping[str, Any]) -> str:

@@ -8,7 +8,7 @@ from dashboard.run_charts import by_phase, over_time
 from dashboard.run_devices import by_device
 from dashboard.run_efficiency import utilization
 from dashboard.run_head import about, cards, chosen_run, damage, verdict
-from dashboard.run_reasons import details, unknown
+from dashboard.run_notes import details, unknown
 from dashboard.sidebar import factors
 
 

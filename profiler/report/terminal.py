@@ -1,7 +1,7 @@
 """One run in a terminal: what it was, what it cost, where that went. Estimated joules have a tilde and the word.
 
 profiler.report.facts     single facts in words
-profiler.report.reasons   why something is unknown
+profiler.report.notes     why something is unknown
 profiler.report.tables    tables of many runs
 """
 
@@ -30,7 +30,7 @@ from profiler.report.facts import (
     work_text,
 )
 from profiler.report.quantity import UNKNOWN, format_quantity
-from profiler.report.reasons import Reasons, reasons
+from profiler.report.notes import Notes, grouped_notes
 from profiler.report.tables import new_table, overview_table, points_table
 from profiler.store.manifest import read_manifest
 from profiler.store.runs import StoredRun
@@ -69,7 +69,9 @@ def energy_text(energy: Mapping[str, Any], kind: str) -> str:
 
 def run_table(summary: Mapping[str, Any]) -> RenderableType:
     """One run: what it was, what it cost, where that went, what to try, and why something is unknown."""
-    return Group(_facts(summary), _phases(summary), _verdict(summary["verdict"]), *_reasons(reasons(summary)))
+    return Group(
+        _facts(summary), _phases(summary), _verdict(summary["verdict"]), *_notes(grouped_notes(summary))
+    )
 
 
 def _facts(summary: Mapping[str, Any]) -> RenderableType:
@@ -157,7 +159,7 @@ def _verdict(findings: Sequence[Mapping[str, Any]] | None) -> RenderableType:
     return Text.assemble(("verdict", "bold"), text, "\n") if text else text
 
 
-def _reasons(found: Reasons) -> list[RenderableType]:
+def _notes(found: Notes) -> list[RenderableType]:
     """What is not known and what must be known, one line each; `--json` has every note."""
     parts: list[RenderableType] = []
     for title, lines in (("not known", found.unknown), ("to know", found.remarks)):

@@ -50,7 +50,7 @@ _DEVICE, _DAMAGED = "energy.components ", "damaged file"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Reasons:
+class Notes:
     """What a reader of a run must know: pairs of a subject and a sentence.
 
     Attributes:
@@ -62,7 +62,7 @@ class Reasons:
     remarks: Mapping[str, str]
 
 
-def reasons(summary: Mapping[str, Any]) -> Reasons:
+def grouped_notes(summary: Mapping[str, Any]) -> Notes:
     """The notes of a summary that a person needs, each sentence once, with the names that it stands for."""
     notes = summary["notes"]
     rows = [(row, notes[key]) for row, key in _ROWS.items() if key in notes and _is_unknown(key, summary)]
@@ -71,7 +71,7 @@ def reasons(summary: Mapping[str, Any]) -> Reasons:
         for key, why in notes.items()
         if _is_remark(key)
     ]
-    return Reasons(unknown=_once([*_sensors(summary), *rows]), remarks=_once(remarks))
+    return Notes(unknown=_once([*_sensors(summary), *rows]), remarks=_once(remarks))
 
 
 def _sensors(summary: Mapping[str, Any]) -> Iterable[tuple[str, str]]:

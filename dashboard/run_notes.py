@@ -9,13 +9,13 @@ import polars as pl
 import streamlit as st
 
 from dashboard.plain import plain
-from profiler.report.reasons import reasons
+from profiler.report.notes import grouped_notes
 from profiler.store.runs import StoredRun
 
 
 def unknown(summary: Mapping[str, Any], not_drawn: Sequence[str]) -> None:
     """Reasons, in the words of the page."""
-    found = reasons(summary)
+    found = grouped_notes(summary)
     if found.unknown or not_drawn:
         st.subheader("What is not known, and why")
         _table(found.unknown, "What")
@@ -43,5 +43,8 @@ def details(run: StoredRun) -> None:
 
 def _table(lines: Mapping[str, str], title: str) -> None:
     if lines:
-        columns = {title: list(map(plain, lines)), "Why" if title == "What" else "": list(map(plain, lines.values()))}
+        columns = {
+            title: list(map(plain, lines)),
+            "Why" if title == "What" else "": list(map(plain, lines.values())),
+        }
         st.table(pl.DataFrame(columns, schema=dict.fromkeys(columns, pl.String)))
