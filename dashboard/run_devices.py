@@ -1,4 +1,4 @@
-"""Every device of a run with its joules: how they were got, how much of the run they cover, and what is odd about them."""
+"""Every device of a run: its joules, how they were got, how much of the run they cover, and what is odd about them."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ def about(summary: Mapping[str, Any]) -> None:
         f"seed {summary['seed']}" if summary["seed"] is not None else "",
         format_quantity(summary["params"], "params") if summary["params"] is not None else "",
         work if work != UNKNOWN else "",
-        f"{summary['steps']} steps",
+        f"{summary['steps']} steps" if summary["steps"] is not None else "",
         format_quantity(summary["duration_s"], "s") if summary["duration_s"] is not None else "",
         f"{summary['world_size']} ranks" if summary["world_size"] > 1 else "",
     ]

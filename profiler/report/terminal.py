@@ -29,8 +29,8 @@ from profiler.report.facts import (
     throughput_text,
     work_text,
 )
-from profiler.report.quantity import UNKNOWN, format_quantity
 from profiler.report.notes import Notes, grouped_notes
+from profiler.report.quantity import UNKNOWN, format_quantity
 from profiler.report.tables import new_table, overview_table, points_table
 from profiler.store.manifest import read_manifest
 from profiler.store.runs import StoredRun
