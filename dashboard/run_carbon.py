@@ -8,8 +8,7 @@ from typing import Any
 import polars as pl
 import streamlit as st
 
-from dashboard.plain import plain
-from dashboard.run_efficiency import lines
+from dashboard.plain import lines, plain
 from profiler.report.carbon_rows import carbon_rows, marked, second_opinion_rows
 from profiler.report.quantity import UNKNOWN, format_quantity
 
@@ -24,8 +23,7 @@ def footprint(summary: Mapping[str, Any]) -> None:
         return
     st.subheader("Emissions, water, cost")
     if rows:
-        with st.container(border=True, gap="xsmall"):
-            lines(_titled(rows) | {"PUE": f"{carbon['pue']:.2f} ({carbon['pue_source']})"})
+        lines(_titled(rows) | {"PUE": f"{carbon['pue']:.2f} ({carbon['pue_source']})"})
     opinions(summary["second_opinions"])
 
 

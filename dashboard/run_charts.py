@@ -7,7 +7,7 @@ from typing import Any
 
 import streamlit as st
 
-from dashboard.charts import show
+from dashboard.charts import draw_row, show
 from dashboard.data import run_timelines
 from dashboard.plain import plain
 from profiler.errors import UsageError
@@ -38,15 +38,12 @@ def over_time(run: StoredRun) -> list[str]:
     reasons: list[str] = []
     for name, draw in charts:
         try:
-            drawn.append((name, draw()))
+            drawn.append((f"run_{name}", draw()))
         except UsageError as error:
             reasons.append(str(error))
     st.subheader("Over time")
     for start in range(0, len(drawn), 2):
-        row = drawn[start : start + 2]
-        for column, (name, chart) in zip(st.columns(len(row)), row, strict=True):
-            with column.container(border=True, height="stretch", gap="xsmall"):
-                show(chart, key=f"run_{name}", height=_HEIGHT)
+        draw_row(dict(drawn[start : start + 2]), height=_HEIGHT)
     return reasons
 
 

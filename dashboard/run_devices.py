@@ -2,45 +2,62 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import polars as pl
 import streamlit as st
 
 from dashboard.plain import plain
+from dashboard.tables import cell, draw_table
 from profiler.report.facts import SOURCES
 from profiler.report.quantity import format_quantity
 
+_text, _number = st.column_config.TextColumn, st.column_config.NumberColumn
+_COLUMNS = {
+    "device": _text("Device", width=165, pinned=True),
+    "of": _text("Of", width=80),
+    "energy": _number("Energy", width=130),
+    "at_least": _number("At least", width=100, help="What it used at least, where its energy is not known."),
+    "source": _text("Got how"),
+    "coverage": _number("Covered", width=80, help="Share of the training that its readings cover."),
+    "ratio": _number(
+        "Counter / power",
+        width=120,
+        help="Its counter's energy over its power added up. More than 10 % off 1 is suspicious.",
+    ),
+    "uncertainty": _text("Error bar from"),
+}
+
 
 def by_device(summary: Mapping[str, Any]) -> None:
-    """The table of devices, and the idle baseline beneath it."""
-    energy = summary["energy"]
-    if not energy["components"]:
+    """The table of devices; beneath it what is odd about any, and the idle baseline."""
+    energy, parts = summary["energy"], summary["energy"]["components"]
+    if not parts:
         return
     st.subheader("By device")
-    rows = [device_row(part, summary) for part in energy["components"]]
-    known = [name for name in rows[0] if any(row[name] for row in rows)]
-    st.table(pl.DataFrame([{name: plain(row[name] or "–") for name in known} for row in rows]))
+    names = device_names(parts)
+    rows = [_row(part, name, summary) for part, name in zip(parts, names, strict=True)]
+    draw_table(rows, _COLUMNS, key="run_devices")
+    for part, name in zip(parts, names, strict=True):
+        for sentence in flags(part, summary["notes"]):
+            st.caption(plain(f"{name}: {sentence}"))
     if energy["idle"]:
         st.caption(plain(idle_text(energy["idle"])))
 
 
-def device_row(part: Mapping[str, Any], summary: Mapping[str, Any]) -> dict[str, str]:
-    """One device's cells; an empty text where there is nothing to say."""
-    several = summary["world_size"] > 1
-    return {
-        "Device": part["name"] or part["device"],
-        "Of": f"{part['component']}, rank {part['rank']}" if several else part["component"],
-        "Energy": _energy(part),
-        "Got how": SOURCES.get(part["source"], part["source"]),
-        "Covered": format_quantity(part["coverage"], "fraction"),
-        "Counter / power": f"{part['counter_over_integrated']:.2f}"
-        if part["counter_over_integrated"]
-        else "",
-        "To know": ". ".join(_flags(part, summary["notes"])),
-        "Error bar from": part["uncertainty_source"] or "",
-    }
+def device_names(parts: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The devices' names; namesakes with the end of their ids."""
+    names = [part["name"] or part["device"] for part in parts]
+    return [
+        f"{name} …{part['device'][-6:]}" if names.count(name) > 1 else name
+        for name, part in zip(names, parts, strict=True)
+    ]
+
+
+def flags(part: Mapping[str, Any], notes: Mapping[str, str]) -> list[str]:
+    """What was noted of a device: aliasing, other processes, its scope, a counter that disagrees with its power."""
+    label = f"energy.components {part['device']}"
+    return [why for key, why in notes.items() if key == label or key.startswith(f"{label} ")]
 
 
 def idle_text(idle: Mapping[str, Any]) -> str:
@@ -51,13 +68,15 @@ def idle_text(idle: Mapping[str, Any]) -> str:
     return f"Idle, before the training: {watts}. Over the training that comes to {joules}{share}. It is not subtracted."
 
 
-def _energy(part: Mapping[str, Any]) -> str:
-    if part["energy_j"] is None and part["at_least_j"] is not None:
-        return f"at least {format_quantity(part['at_least_j'], 'J')}"
-    return format_quantity(part["energy_j"], "J", part["plus_minus_j"])
-
-
-def _flags(part: Mapping[str, Any], notes: Mapping[str, str]) -> list[str]:
-    """What was noted of this device: aliasing, other processes, its scope, a counter that disagrees with its power."""
-    label = f"energy.components {part['device']}"
-    return [why.rstrip(".") for key, why in notes.items() if key == label or key.startswith(f"{label} ")]
+def _row(part: Mapping[str, Any], name: str, summary: Mapping[str, Any]) -> dict[str, Any]:
+    of_rank = f", rank {part['rank']}" if summary["world_size"] > 1 else ""
+    return {
+        "device": name,
+        "of": part["component"] + of_rank,
+        "energy": cell(part["energy_j"], "J", part["plus_minus_j"]),
+        "at_least": cell(part["at_least_j"], "J") if part["energy_j"] is None else None,
+        "source": SOURCES.get(part["source"], part["source"]),
+        "coverage": cell(part["coverage"], "fraction"),
+        "ratio": cell(part["counter_over_integrated"], ""),
+        "uncertainty": part["uncertainty_source"],
+    }

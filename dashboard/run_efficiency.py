@@ -8,7 +8,7 @@ from typing import Any
 import streamlit as st
 
 from dashboard.charts import draw
-from dashboard.plain import plain
+from dashboard.plain import lines, plain
 from profiler.report.charts import roofline_chart
 from profiler.report.facts import hfu_text, mfu_text, roofline_text
 from profiler.report.quantity import UNKNOWN, format_quantity
@@ -23,33 +23,38 @@ def utilization(summary: Mapping[str, Any]) -> None:
         return
     st.subheader("Compute")
     left, right = st.columns([2, 3])
-    with left.container(border=True, height="stretch", gap="xsmall"):
+    with left:
         lines(efficiency_rows(efficiency, notes))
     with right:
-        why = notes.get("efficiency.roofline.intensity_flops_per_byte") or notes.get(
-            "efficiency.roofline.ridge_flops_per_byte"
-        )
-        draw(lambda: roofline_chart(efficiency, why), key="run_roofline", height=_HEIGHT)
+        draw(lambda: roofline_chart(efficiency, why_no_place(notes)), key="run_roofline", height=_HEIGHT)
+    for name, text in origin_rows(efficiency).items():
+        st.caption(plain(f"{name}: {text}"))
 
 
-def lines(rows: Mapping[str, str]) -> None:
-    """Names and texts, one a line."""
-    for name, text in rows.items():
-        st.markdown(f":gray[{plain(name)}]  \n{plain(text)}")
+def why_no_place(notes: Mapping[str, str]) -> str | None:
+    """Why a run has no place under the roofline."""
+    keys = (f"efficiency.roofline.{key}_flops_per_byte" for key in ("intensity", "ridge"))
+    return next((notes[key] for key in keys if key in notes), None)
 
 
 def efficiency_rows(efficiency: Mapping[str, Any], notes: Mapping[str, str]) -> dict[str, str]:
-    """What is known; MFU, HFU and the roofline say why where they are not."""
-    over = efficiency["flops_counted_over_given"]
-    rows = {
+    """Speed, MFU, HFU and what the run is bound by; where they are not known, why."""
+    return {
+        "FLOP/s": format_quantity(efficiency["flops_per_s"], "FLOP/s"),
         "MFU": _or_why(mfu_text(efficiency), notes, "efficiency.mfu"),
         "HFU": _or_why(_hfu(efficiency), notes, "efficiency.hfu"),
-        "Roofline": _or_why(roofline_text(efficiency), notes, "efficiency.roofline.bound"),
-        "FLOP/s": format_quantity(efficiency["flops_per_s"], "FLOP/s"),
+        "Bound by": _or_why(roofline_text(efficiency), notes, "efficiency.roofline.bound"),
+    }
+
+
+def origin_rows(efficiency: Mapping[str, Any]) -> dict[str, str]:
+    """Where these numbers come from, as far as that is known."""
+    over = efficiency["flops_counted_over_given"]
+    rows = {
         "FLOPs come from": efficiency["flops_source"] or UNKNOWN,
         "FLOPs count": efficiency["flops_convention"] or UNKNOWN,
-        "Counted over given": UNKNOWN if over is None else f"{over:.3g}",
-        "Traffic": _traffic(efficiency["roofline"]),
+        "FLOPs counted over given": UNKNOWN if over is None else f"{over:.3g}",
+        "Memory traffic": _traffic(efficiency["roofline"]),
     }
     return {name: text for name, text in rows.items() if text != UNKNOWN}
 

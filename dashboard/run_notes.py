@@ -5,25 +5,24 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import polars as pl
 import streamlit as st
 
-from dashboard.plain import plain
+from dashboard.plain import lines, plain
 from profiler.report.notes import grouped_notes
 from profiler.store.runs import StoredRun
 
 
 def unknown(summary: Mapping[str, Any], not_drawn: Sequence[str]) -> None:
     """Reasons, in the words of the page."""
-    found = grouped_notes(summary)
+    found = grouped_notes(summary, of_devices=False)
     if found.unknown or not_drawn:
         st.subheader("What is not known, and why")
-        _table(found.unknown, "What")
+        lines(found.unknown)
         for sentence in not_drawn:
             st.caption(plain(sentence))
     if found.remarks:
         st.subheader("What to know")
-        _table(found.remarks, "Of")
+        lines(found.remarks)
 
 
 def details(run: StoredRun) -> None:
@@ -39,12 +38,3 @@ def details(run: StoredRun) -> None:
         for title, content in parts.items():
             st.caption(title)
             st.json(dict(content))
-
-
-def _table(lines: Mapping[str, str], title: str) -> None:
-    if lines:
-        columns = {
-            title: list(map(plain, lines)),
-            "Why" if title == "What" else "": list(map(plain, lines.values())),
-        }
-        st.table(pl.DataFrame(columns, schema=dict.fromkeys(columns, pl.String)))

@@ -21,7 +21,7 @@ def choose_factors() -> None:
         index=None,
         key=_KEY.format("country"),
         format_func=lambda code: f"{names[code]} ({code})",
-        placeholder="None: emissions unknown",
+        placeholder="None chosen",
         help="The yearly average of the country's grid is used, location-based.",
     )
     intensity = _number(
@@ -37,13 +37,12 @@ def choose_factors() -> None:
         least=1.0,
         most=9.9,
         step=0.05,
-        placeholder="As recorded, or 1.0",
-        help="Energy of the facility divided by the energy of its computers. Joules shown here are always those"
-        " of the devices.",
+        help="Energy of the facility divided by the energy of its computers; 1 if nobody says. Joules shown here"
+        " are always those of the devices.",
     )
     if country is None and intensity is None:
         st.caption("No country is assumed, so emissions are unknown unless a run was recorded with one.")
-    with st.expander("Water, cost, embodied carbon"):
+    with st.expander("Water, cost, devices"):
         _more_factors()
 
 
@@ -92,7 +91,6 @@ def _number(
     least: float = 0.0,
     most: float = 1e9,
     step: float,
-    placeholder: str = "As recorded, or none",
     help: str | None = None,
 ) -> float | None:
     value: float | None = st.number_input(
@@ -102,7 +100,7 @@ def _number(
         value=None,
         step=step,
         key=_KEY.format(name),
-        placeholder=placeholder,
+        placeholder="As recorded",
         help=help,
     )
     return value

@@ -23,29 +23,31 @@ _CHART_HEIGHT = 300
 
 _text, _number = st.column_config.TextColumn, st.column_config.NumberColumn
 _COLUMNS = {
-    "run": _text("Run", width=190, pinned=True),
+    "run": _text("Run", width=178, pinned=True),
     "status": _text(
         "Status",
-        width=100,
+        width=92,
         help=f"lost: {LOST}. interrupted: {INTERRUPTED}. damaged: files of it cannot be read, or {NO_MANIFEST}.",
     ),
-    "kind": _text("Workload", width=90),
-    "params": _number("Size", width=70, help="Parameters."),
-    "tokens": _number("Tokens", width=75),
-    "loss": _number("Train loss", width=80, help="Of the last step; of lm in nats a token."),
+    "kind": _text("Workload", width=86),
+    "params": _number("Size", width=64, help="Parameters."),
+    "tokens": _number("Tokens", width=66),
+    "loss": _number("Train loss", width=82, help="Of the last step; of lm in nats a token."),
     "energy": _number(
-        "Energy", width=115, help="Measured where a sensor gave joules, else the estimate (~)."
+        "Energy", width=112, help="Measured where a sensor gave joules, else the estimate (~)."
     ),
     "energy_per": _number(
-        "Energy per", width=130, help="Of a token, or of a sample where tokens are not counted."
+        "Energy per", width=124, help="Of a token, or of a sample where tokens are not counted."
     ),
-    "mfu": _number("MFU", width=70),
+    "mfu": _number("MFU", width=66),
+    "duration": _number("Time", width=78),
     "emissions": _number("CO2e", width=90),
     "throughput": _number("Throughput", width=125, help="All ranks together, time inside steps only."),
-    "duration": _number("Time", width=90),
     "seed": _number("Seed", width=60),
     "created_at": st.column_config.DatetimeColumn("Started (UTC)", format="YYYY-MM-DD HH:mm", width=140),
 }
+_WIDE_STATUS = st.column_config.TextColumn("Status", width=140, help=_COLUMNS["status"]["help"])
+"""For a folder in which files are damaged: `interrupted, damaged` needs the room."""
 
 
 def main() -> None:
@@ -78,7 +80,7 @@ def _table(table: pl.DataFrame) -> None:
     st.caption("Click a run to open it.")
     event = draw_table(
         [_row(row) for row in table.iter_rows(named=True)],
-        _COLUMNS,
+        _COLUMNS | ({"status": _WIDE_STATUS} if table["damaged"].any() else {}),
         key="runs_table",
         on_select="rerun",
         selection_mode=["single-row", "single-cell"],

@@ -62,16 +62,23 @@ class Notes:
     remarks: Mapping[str, str]
 
 
-def grouped_notes(summary: Mapping[str, Any]) -> Notes:
-    """The notes of a summary that a person needs, each sentence once, with the names that it stands for."""
+def grouped_notes(summary: Mapping[str, Any], *, of_devices: bool = True) -> Notes:
+    """The notes of a summary that a person needs, each sentence once, with the names that it stands for.
+
+    Args:
+        summary: Of a run.
+        of_devices: Whether remarks on single devices are among them; where devices have a table, they stand there.
+    """
     notes = summary["notes"]
     rows = [(row, notes[key]) for row, key in _ROWS.items() if key in notes and _is_unknown(key, summary)]
-    remarks = [
-        (key.removeprefix(_DEVICE).removesuffix(" scope").replace("_", " "), why)
-        for key, why in notes.items()
-        if _is_remark(key)
-    ]
-    return Notes(unknown=_once([*_sensors(summary), *rows]), remarks=_once(remarks))
+    told = [key for key in notes if _is_remark(key) and (of_devices or not key.startswith(_DEVICE))]
+    return Notes(
+        unknown=_once([*_sensors(summary), *rows]), remarks=_once((_subject(key), notes[key]) for key in told)
+    )
+
+
+def _subject(key: str) -> str:
+    return key.removeprefix(_DEVICE).removesuffix(" scope").replace("_", " ")
 
 
 def _sensors(summary: Mapping[str, Any]) -> Iterable[tuple[str, str]]:

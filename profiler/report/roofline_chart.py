@@ -40,14 +40,15 @@ def roofline_chart(efficiency: Mapping[str, Any], why_unknown: str | None = None
     roof, run = _roof(ridge, peak, intensity, speed), _run(efficiency, intensity, speed)
     x, y = _scale(roof, run, "x", "Intensity (FLOP/B)"), _scale(roof, run, "y", "FLOP/s")
     line = alt.Chart(rows(roof)).mark_line(strokeWidth=2, color=_GREY).encode(x, y)
-    names = alt.Chart(rows(_names(roof, place, efficiency))).mark_text(
-        fontSize=11, color=_GREY, align="right"
-    )
+    ridge_line = alt.Chart(rows(roof[1:2])).mark_rule(strokeDash=[2, 3], color=_GREY).encode(x)
+    names = alt.Chart(rows(_names(roof))).mark_text(fontSize=12, color=_GREY, dy=-9)
     dot = alt.Chart(rows(run)).mark_point(
         filled=not _is_bound(place), size=110, opacity=1, strokeWidth=2, color=DEVICE_COLOURS[0]
     )
     tooltip = [alt.Tooltip(f"{name}:N", title=title) for name, title in _TOOLTIP.items()]
-    return alt.layer(line, names.encode(x, y, text="name:N"), dot.encode(x, y, tooltip=tooltip)).properties(  # type: ignore[no-any-return]
+    return alt.layer(  # type: ignore[no-any-return]
+        line, ridge_line, names.encode(x, y, text="name:N"), dot.encode(x, y, tooltip=tooltip)
+    ).properties(
         width=_WIDTH,
         height=_HEIGHT,
         title=alt.Title("Roofline", subtitle=_subtitle(efficiency), anchor="start", fontSize=14, offset=10),
@@ -91,17 +92,16 @@ def _run(efficiency: Mapping[str, Any], intensity: float, speed: float) -> pl.Da
     )
 
 
-def _names(roof: pl.DataFrame, place: Mapping[str, Any], efficiency: Mapping[str, Any]) -> pl.DataFrame:
-    """What each roof is, beneath it at its right end, and what the ridge is."""
-    right, peak = roof["x"][2], roof["y"][2]
-    memory = (
-        f"memory {format_quantity(place['peak_bytes_per_s'], 'B/s')}, {_first(place['peak_bytes_source'])}"
-    )
+def _names(roof: pl.DataFrame) -> pl.DataFrame:
+    """What each roof is, above its middle."""
+    left, ridge, right = roof["x"]
+    middle = (left * ridge) ** 0.5
     return pl.DataFrame(
-        [
-            {"x": right, "y": peak * 1.5, "name": peak_text(efficiency)},
-            {"x": roof["x"][1] * 0.7, "y": peak * 1.5, "name": f"{memory}; ridge {roof['x'][1]:.3g} FLOP/B"},
-        ]
+        {
+            "x": [middle * 0.8, (ridge * right) ** 0.5],
+            "y": [roof["y"][1] * middle / ridge, roof["y"][1]],
+            "name": ["memory", "compute"],
+        }
     )
 
 
@@ -121,7 +121,13 @@ def _scale(roof: pl.DataFrame, run: pl.DataFrame, column: str, title: str) -> An
     )
 
 
-def _subtitle(efficiency: Mapping[str, Any]) -> str:
-    place, text = efficiency["roofline"], roofline_text(efficiency)
-    told = text if text != UNKNOWN else f"{place['intensity_flops_per_byte']:.3g} FLOP/B or more"
-    return f"{told}. Hollow: intensity at least, by the operators' own traffic" if _is_bound(place) else told
+def _subtitle(efficiency: Mapping[str, Any]) -> list[str]:
+    """Both roofs with their sources, the ridge, and where the run is."""
+    place, bound = efficiency["roofline"], roofline_text(efficiency)
+    memory = f"{format_quantity(place['peak_bytes_per_s'], 'B/s')}, {_first(place['peak_bytes_source'])}"
+    roofs = (
+        f"memory {memory}; compute {peak_text(efficiency)}; ridge {place['ridge_flops_per_byte']:.3g} FLOP/B."
+    )
+    told = f"At {place['intensity_flops_per_byte']:.3g} FLOP/B" if bound == UNKNOWN else bound.capitalize()
+    hollow = ", or more: hollow, for the traffic is that of operators, none fused" if _is_bound(place) else ""
+    return [f"{told}{hollow}.", f"Roofs: {roofs}"]
