@@ -98,7 +98,7 @@ def _names(roof: pl.DataFrame) -> pl.DataFrame:
     middle = (left * ridge) ** 0.5
     return pl.DataFrame(
         {
-            "x": [middle * 0.8, (ridge * right) ** 0.5],
+            "x": [middle * 0.6, (ridge * right) ** 0.5],
             "y": [roof["y"][1] * middle / ridge, roof["y"][1]],
             "name": ["memory", "compute"],
         }
@@ -128,6 +128,10 @@ def _subtitle(efficiency: Mapping[str, Any]) -> list[str]:
     roofs = (
         f"memory {memory}; compute {peak_text(efficiency)}; ridge {place['ridge_flops_per_byte']:.3g} FLOP/B."
     )
-    told = f"At {place['intensity_flops_per_byte']:.3g} FLOP/B" if bound == UNKNOWN else bound.capitalize()
+    told = (
+        f"At {place['intensity_flops_per_byte']:.3g} FLOP/B"
+        if bound == UNKNOWN
+        else bound[0].upper() + bound[1:]
+    )
     hollow = ", or more: hollow, for the traffic is that of operators, none fused" if _is_bound(place) else ""
     return [f"{told}{hollow}.", f"Roofs: {roofs}"]

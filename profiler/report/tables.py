@@ -30,7 +30,7 @@ def overview_table(frame: pl.DataFrame) -> RenderableType:
     for row in frame.iter_rows(named=True):
         source = row["energy_source"]
         _, per, unit = energy_per(row)
-        cells = [
+        cells: list[Text | str] = [
             Text(row["run_id"]),  # never markup: names are other people's text
             status_cell(row),
             _cell(row["steps"], ""),

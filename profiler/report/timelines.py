@@ -217,7 +217,7 @@ def _title(drawn: pl.DataFrame, title: str) -> Any:
 
 def _time(drawn: pl.DataFrame, end_s: float) -> Any:
     alt = load_altair()
-    end: float = max(drawn["time_s"].max() or 0.0, end_s) or 1.0  # type: ignore[type-var, assignment]
+    end: float = max(drawn["time_s"].max() or 0.0, end_s) or 1.0  # type: ignore[assignment]
     size, name = clock_unit(end)
     return alt.X(
         "time_s:Q",
