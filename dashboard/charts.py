@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import streamlit as st
@@ -61,21 +61,21 @@ def _furniture_px(spec: dict[str, Any]) -> int:
 
 
 def _legend_beneath(spec: dict[str, Any]) -> int:
-    """Put all legends under the chart, where a narrow screen has room for them; gives how many rows they take."""
+    """Put the legend of colours under the chart, where a narrow screen has room; gives how many rows it takes.
+
+    Filled or hollow needs no legend here: the subtitle, which is text of the page, says what it means.
+    """
     rows = 0
-    for channel in _channels(spec):
-        legend, names = channel.get("legend"), channel["scale"].get("domain", [])
+    for layer in spec["layer"]:
+        encoding = layer["encoding"]
+        for name in ("shape", "strokeDash"):
+            if name in encoding:
+                encoding[name] |= {"legend": None}
+        legend = encoding.get("color", {}).get("legend")
         if legend:
+            names = encoding["color"]["scale"]["domain"]
             columns = max(_NARROW_PX // (_SIGN_PX + _CHARACTER_PX * max(map(len, names))), 1)
-            legend |= {"orient": "bottom", "direction": "vertical", "columns": columns}
+            legend |= {"orient": "bottom", "direction": "horizontal", "columns": columns}
             shown = min(len(names), legend.get("symbolLimit", len(names)))
-            rows = max(rows, math.ceil(shown / columns) + bool(legend.get("title")))
+            rows = math.ceil(shown / columns) + bool(legend.get("title"))
     return rows
-
-
-def _channels(spec: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Every encoding that can have a legend."""
-    for layer in spec.get("layer", []):
-        for name in ("color", "shape", "strokeDash"):
-            if "scale" in layer.get("encoding", {}).get(name, {}):
-                yield layer["encoding"][name]

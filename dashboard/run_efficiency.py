@@ -7,8 +7,9 @@ from typing import Any
 
 import streamlit as st
 
-from dashboard.charts import draw
+from dashboard.charts import show
 from dashboard.plain import lines, plain
+from profiler.errors import UsageError
 from profiler.report.charts import roofline_chart
 from profiler.report.facts import hfu_text, mfu_text, roofline_text
 from profiler.report.quantity import UNKNOWN, format_quantity
@@ -22,19 +23,19 @@ def utilization(summary: Mapping[str, Any]) -> None:
     if efficiency["flops_per_s"] is None:
         return
     st.subheader("Compute")
-    left, right = st.columns([2, 3])
-    with left:
-        lines(efficiency_rows(efficiency, notes))
-    with right:
-        draw(lambda: roofline_chart(efficiency, why_no_place(notes)), key="run_roofline", height=_HEIGHT)
+    rows = efficiency_rows(efficiency, notes)
+    try:
+        chart = roofline_chart(efficiency)
+    except UsageError:  # which of its numbers is missing stands in the rows
+        lines(rows)
+    else:
+        left, right = st.columns([2, 3])
+        with left:
+            lines(rows)
+        with right.container(border=True, height="stretch", gap="xsmall"):
+            show(chart, key="run_roofline", height=_HEIGHT)
     for name, text in origin_rows(efficiency).items():
         st.caption(plain(f"{name}: {text}"))
-
-
-def why_no_place(notes: Mapping[str, str]) -> str | None:
-    """Why a run has no place under the roofline."""
-    keys = (f"efficiency.roofline.{key}_flops_per_byte" for key in ("intensity", "ridge"))
-    return next((notes[key] for key in keys if key in notes), None)
 
 
 def efficiency_rows(efficiency: Mapping[str, Any], notes: Mapping[str, str]) -> dict[str, str]:

@@ -395,7 +395,7 @@ def test_a_measured_run_shows_its_devices_compute_and_footprint(monkeypatch, own
     for words in (
         "of 100 GFLOP/s bf16, datasheet",
         "unknown: executed FLOPs",
-        "The place of this run under the roofline is unknown: neither the memory's activity",
+        "unknown: neither the memory's activity",
         "average; France",
         "WUE 1.8 L/kWh",
         "0.3 EUR/kWh",
@@ -474,7 +474,7 @@ def test_legends_lie_beneath_charts_as_wide_as_a_telephone():
     spec = scale_chart(make_points()).to_dict()
     assert boxes._legend_beneath(spec) == 2
     legend = spec["layer"][3]["encoding"]["color"]["legend"]
-    assert (legend["orient"], legend["columns"]) == ("bottom", 3)
+    assert (legend["orient"], legend["columns"], legend["direction"]) == ("bottom", 3, "horizontal")
     long = utilization_chart(
         make_power().with_columns(name=pl.lit("NVIDIA RTX 6000 Ada Generation"))
     ).to_dict()

@@ -420,8 +420,13 @@ def test_series_at_one_place_stand_side_by_side():
     assert len(of_one_size) == 3
     assert of_one_size[1] == pytest.approx(49_000)
     assert of_one_size[2] / of_one_size[0] < 1.15
+    said = scale_chart(make_points(), "params", "energy_per_token_j").to_dict()["title"]["subtitle"][-1]
+    assert said.endswith("points of one size stand side by side.")
     apart = values(scale_chart(make_points(seeds=(0,)), "model_flops", "loss"), 3)
     assert {row["x"] for row in apart} == set(make_points(seeds=(0,))["model_flops"].to_list())
+    two = make_points(seeds=(0,)).filter((pl.col("params") < 100_000) | (pl.col("budget_tokens") == 65_536))
+    alone = [row["x"] for row in values(scale_chart(two, "params", "loss"), 3) if row["params"] == 200_000]
+    assert alone == [200_000], "what stands alone stays where it is"
 
 
 @settings(max_examples=10, deadline=None)
@@ -499,5 +504,5 @@ def test_a_traffic_of_operators_is_a_hollow_point_that_says_so():
 
 @pytest.mark.parametrize("gone", ["intensity_flops_per_byte", "ridge_flops_per_byte", "bytes_per_s"])
 def test_a_run_without_a_place_under_the_roofline_says_why(gone):
-    with pytest.raises(UsageError, match=r"place of this run under the roofline is unknown: no bytes\."):
-        roofline_chart({**EFFICIENCY, "roofline": {**PLACE, gone: None}}, "no bytes")
+    with pytest.raises(UsageError, match=r"place of this run under the roofline is unknown: it needs FLOPs"):
+        roofline_chart({**EFFICIENCY, "roofline": {**PLACE, gone: None}})

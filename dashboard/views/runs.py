@@ -46,8 +46,13 @@ _COLUMNS = {
     "seed": _number("Seed", width=60),
     "created_at": st.column_config.DatetimeColumn("Started (UTC)", format="YYYY-MM-DD HH:mm", width=140),
 }
-_WIDE_STATUS = st.column_config.TextColumn("Status", width=140, help=_COLUMNS["status"]["help"])
-"""For a folder in which files are damaged: `interrupted, damaged` needs the room."""
+_IF_DAMAGED = {
+    "run": _COLUMNS["run"],
+    "status": _text("Status", width=140, help=_COLUMNS["status"]["help"]),
+    **{name: column for name, column in _COLUMNS.items() if name not in ("run", "status", "kind")},
+    "kind": _COLUMNS["kind"],
+}
+"""`interrupted, damaged` needs room, so the workload goes last."""
 
 
 def main() -> None:
@@ -80,7 +85,7 @@ def _table(table: pl.DataFrame) -> None:
     st.caption("Click a run to open it.")
     event = draw_table(
         [_row(row) for row in table.iter_rows(named=True)],
-        _COLUMNS | ({"status": _WIDE_STATUS} if table["damaged"].any() else {}),
+        _IF_DAMAGED if table["damaged"].any() else _COLUMNS,
         key="runs_table",
         on_select="rerun",
         selection_mode=["single-row", "single-cell"],

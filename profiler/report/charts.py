@@ -195,9 +195,10 @@ def _title(shown: pl.DataFrame, across: Axis, up: Axis, series: Series) -> Any:
     about_energy = across.from_energy or up.from_energy
     sources = tuple(sorted(set(shown["source"].to_list())))
     sentences = [_SOURCE_SENTENCES[sources]] if about_energy else []
+    beside = f"; points of one {series.place} stand side by side" if shown["moved"].any() else ""
     return alt.Title(
         text=f"{up.short} against {across.short.lower()}, {series.sentence(shown)}",
-        subtitle=[*sentences, f"{_kinds(shown)}: {_counts(shown)}, {_seeds(shown)}."],
+        subtitle=[*sentences, f"{_kinds(shown)}: {_counts(shown)}, {_seeds(shown)}{beside}."],
         anchor="start",
         offset=14,
         subtitlePadding=6,

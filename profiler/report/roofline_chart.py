@@ -20,22 +20,22 @@ _WIDTH, _HEIGHT = 620, 220
 _GREY = "#808080"
 
 
-def roofline_chart(efficiency: Mapping[str, Any], why_unknown: str | None = None) -> alt.LayerChart:
+def roofline_chart(efficiency: Mapping[str, Any]) -> alt.LayerChart:
     """FLOP/s against arithmetic intensity, both logarithmic. A traffic that is only an upper bound is a hollow point.
 
     Args:
         efficiency: The `efficiency` part of a run's summary.
-        why_unknown: What the summary's notes say of the place under the roof, if it is not known.
 
     Raises:
-        UsageError: A roof or the run's place is not known, with the reason; or Altair is not installed.
+        UsageError: A roof or the run's place is not known; or Altair is not installed.
     """
     place, speed = efficiency["roofline"], _speed(efficiency)
     intensity, ridge = place["intensity_flops_per_byte"], place["ridge_flops_per_byte"]
     peak = efficiency["peak_flops_per_s"]
     if intensity is None or ridge is None or speed is None or peak is None:
-        reason = f": {why_unknown}" if why_unknown else ""
-        raise UsageError(f"The place of this run under the roofline is unknown{reason}.")
+        raise UsageError(
+            "The place of this run under the roofline is unknown: it needs FLOPs, traffic, and the peaks of both."
+        )
     alt = load_altair()
     roof, run = _roof(ridge, peak, intensity, speed), _run(efficiency, intensity, speed)
     x, y = _scale(roof, run, "x", "Intensity (FLOP/B)"), _scale(roof, run, "y", "FLOP/s")

@@ -22,12 +22,21 @@ _DODGE, _MOST_DODGE = 0.012, 0.06
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Series:
-    """What one line of a scale chart holds together. A run of which that is unknown stands for itself."""
+    """What one line of a scale chart holds together. A run of which that is unknown stands for itself.
+
+    Attributes:
+        column: Of the table of points.
+        title: Of the legend.
+        unit: As `profiler.report.quantity` knows it.
+        words: What one line is.
+        place: What points that share a place along x have in common.
+    """
 
     column: str
     title: str
     unit: str
     words: str
+    place: str
 
     def legend(self, shown: pl.DataFrame) -> str:
         """The legend's title, by what is known of these points."""
@@ -39,8 +48,12 @@ class Series:
         return "one point a run" if shown[self.column].null_count() == len(shown) else self.words
 
 
-BUDGETS = Series(column="budget_tokens", title="Token budget", unit="tokens", words="one line a token budget")
-SIZES = Series(column="params", title="Parameters", unit="params", words="one line a model size")
+BUDGETS = Series(
+    column="budget_tokens", title="Token budget", unit="tokens", words="one line a token budget", place="size"
+)
+SIZES = Series(
+    column="params", title="Parameters", unit="params", words="one line a model size", place="value"
+)
 
 
 def drawable(points: pl.DataFrame, *axes: Axis) -> pl.DataFrame:
@@ -107,14 +120,16 @@ def span(shown: pl.DataFrame, axis: Axis, column: str) -> tuple[float, float]:
 
 def _side_by_side(shown: pl.DataFrame, across: Axis) -> pl.DataFrame:
     """Points of different series at one place moved apart, so that their error bars can be told apart."""
-    if shown.is_empty() or shown.group_by("x").agg(pl.col("group").n_unique())["group"].max() == 1:
-        return shown
     names = shown["group"].unique(maintain_order=True).to_list()
+    number = pl.col("group").replace_strict(dict(zip(names, range(len(names)), strict=True)))
+    placed = shown.with_columns(
+        rank=number.rank("dense").over("x").cast(pl.Float64), beside=pl.col("group").n_unique().over("x")
+    )
+    most: int = placed["beside"].max() or 1  # type: ignore[assignment]
     low, high = span(shown, across, "x")
-    step = min(_DODGE, _MOST_DODGE / len(names))
-    factors = {name: (high / low) ** (step * (k - (len(names) - 1) / 2)) for k, name in enumerate(names)}
-    factor = pl.col("group").replace_strict(factors, return_dtype=pl.Float64)
-    return shown.with_columns(pl.col("x", "x_low", "x_high") * factor)
+    step = min(_DODGE, _MOST_DODGE / most)
+    factor = (high / low) ** (step * (pl.col("rank") - (pl.col("beside") + 1) / 2))
+    return placed.with_columns(pl.col("x", "x_low", "x_high") * factor, moved=pl.col("beside") > 1)
 
 
 def _series_text(series: Series) -> pl.Expr:
