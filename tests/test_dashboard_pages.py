@@ -363,7 +363,7 @@ def test_pages_open_on_the_workload_and_not_on_own_trainings(monkeypatch, own_ru
     app.selectbox(key="scale_x").select("energy_j")
     app.selectbox(key="scale_y").select("loss").run()
     shown = texts(app).replace("\\", "")
-    assert "own trainings: 6 runs, 6 points, seed unknown." in shown
+    assert "own trainings: 6 runs, 6 points, seed unknown" in shown
     assert "None" not in shown
     assert charts(app)[0]["layer"][3]["encoding"]["y"]["title"] == "Training loss"
 
