@@ -40,14 +40,12 @@ def opinions(found: Sequence[Mapping[str, Any]]) -> None:
 
 def opinion_row(opinion: Mapping[str, Any], part: Mapping[str, Any]) -> dict[str, str]:
     """One component by another tool and by us."""
-    difference = part["difference"]
+    ours, difference = part["our_energy_j"], part["difference"]
     return {
         "Tool": f"{opinion['tool']} {opinion['version']}",
         "Of": _COMPONENTS.get(part["component"], part["component"]),
         "Theirs": format_quantity(part["energy_j"], "J"),
-        "Ours": marked(format_quantity(part["our_energy_j"], "J"), str(part["our_energy_source"]))
-        if part["our_energy_j"] is not None
-        else UNKNOWN,
+        "Ours": UNKNOWN if ours is None else marked(format_quantity(ours, "J"), opinion["our_energy_source"]),
         "Difference": "–" if difference is None else f"{100 * difference:+.0f} %",
     }
 

@@ -31,7 +31,6 @@ from streamlit.testing.v1 import AppTest
 from dashboard import charts as boxes
 from dashboard.kinds import kind_name, largest_kind, of_kind
 from dashboard.plain import plain
-from dashboard.run_carbon import opinion_row
 from dashboard.run_devices import device_names, flags, idle_text
 from dashboard.server import OwnHostOnly
 
@@ -416,29 +415,23 @@ def test_flags_of_a_device_stand_beneath_its_table():
     )
 
 
-def test_a_second_opinion_stands_beside_ours_by_component():
-    opinion = {"tool": "codecarbon", "version": "3.3.2"}
-    part = {
-        "component": "ram",
-        "energy_j": 80.0,
-        "our_energy_j": None,
-        "our_energy_source": None,
-        "difference": None,
+def test_a_second_opinion_stands_beside_ours_by_component(monkeypatch, tmp_path):
+    opinion = {
+        "tool": "codecarbon",
+        "version": "3.3.2",
+        "duration_s": 4.0,
+        "energy_j": 28.0,
+        "components": {"cpu": 20.0, "gpu": 0.0, "ram": 8.0},
+        "country": "FRA",
+        "emissions_g": 0.02,
     }
-    assert list(opinion_row(opinion, part).values()) == [
-        "codecarbon 3.3.2",
-        "memory",
-        "80.0 J",
-        "unknown",
-        "–",
-    ]
-    cpu = part | {
-        "component": "cpu",
-        "our_energy_j": 100.0,
-        "our_energy_source": "estimated",
-        "difference": -0.2,
-    }
-    assert list(opinion_row(opinion, cpu).values())[3:] == ["~ 100 J (estimated)", "-20 %"]
+    scripted_run(tmp_path, Script(second_opinion=opinion), counters=cpu_only)
+    app = open_page(monkeypatch, tmp_path, "run")
+    table = app.table[0].value.map(lambda text: text.replace("\\", ""))
+    cpu, _, memory = table.itertuples(index=False)
+    assert tuple(cpu) == ("codecarbon 3.3.2", "CPU", "20.0 J", "~ 16.0 J (estimated)", "+25 %")
+    assert tuple(memory)[1:] == ("memory", "8.00 J", "unknown", "–")
+    assert "codecarbon 3.3.2 says 28.0 J" in texts(app).replace("\\", "")
 
 
 @pytest.mark.parametrize(

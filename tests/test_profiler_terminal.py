@@ -119,7 +119,7 @@ def test_hfu_and_the_roofline_in_words():
         "intensity_flops_per_byte": 279.0,
         "ridge_flops_per_byte": 206.0,
     }
-    assert hfu_text(EFFICIENCY) == "43.4 %, recomputation counted"
+    assert hfu_text(EFFICIENCY) == "43.4 %, all executed FLOPs counted"
     assert hfu_text({**EFFICIENCY, "hfu": 0.33}) == "unknown"
     assert mfu_text({**EFFICIENCY, "mfu": None}) == "unknown"
     assert roofline_text({"roofline": place}) == (

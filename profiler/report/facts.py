@@ -80,11 +80,11 @@ def peak_text(efficiency: Mapping[str, Any]) -> str:
 
 
 def hfu_text(efficiency: Mapping[str, Any]) -> str:
-    """HFU, where something was computed twice; else unknown, for it is the MFU then."""
+    """HFU, where more was executed than the model asks for; else unknown, for it is the MFU then."""
     mfu, hfu = efficiency["mfu"], efficiency["hfu"]
     if hfu is None or (mfu is not None and hfu < 1.005 * mfu):
         return UNKNOWN
-    return f"{format_quantity(hfu, 'fraction')}, recomputation counted"
+    return f"{format_quantity(hfu, 'fraction')}, all executed FLOPs counted"
 
 
 def roofline_text(efficiency: Mapping[str, Any]) -> str:
