@@ -10,12 +10,15 @@ from dashboard.data import runs_dir
 from dashboard.sidebar import choose_factors
 
 # A file of ours: an icon by Streamlit's name or an emoji would be fetched from the network.
+_SIDEBAR_PX = 250
 _ICON = Path(__file__).with_name("icon.svg")
 
 
 def main() -> None:
     """Draw the sidebar, then the page."""
-    st.set_page_config(page_title="joulescale", page_icon=str(_ICON), layout="wide")
+    st.set_page_config(
+        page_title="joulescale", page_icon=str(_ICON), layout="wide", initial_sidebar_state=_SIDEBAR_PX
+    )
     page = st.navigation(
         [
             st.Page("views/runs.py", title="Runs", icon=":material/list:", url_path="runs", default=True),

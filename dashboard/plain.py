@@ -7,6 +7,9 @@ address too, and showing that picture would tell somebody else that this page wa
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+
+import streamlit as st
 
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]()#+\-.!|<>~$:&^=\"'/@])")
 
@@ -18,3 +21,11 @@ def plain(text: str) -> str:
     '\\!\\[x\\]\\(http\\:\\/\\/a\\)'
     """
     return _MARKDOWN.sub(r"\\\1", " ".join(text.split()))
+
+
+def lines(rows: Mapping[str, str]) -> None:
+    """Draw names and texts in a box, each text under its name."""
+    if rows:
+        with st.container(border=True, height="stretch", gap="xsmall"):
+            for name, text in rows.items():
+                st.markdown(f":gray[{plain(name)}]  \n{plain(text)}")

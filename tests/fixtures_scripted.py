@@ -104,6 +104,7 @@ class Script:
     memory: Memory = field(default_factory=lambda: Memory(host_rss=10**9))
     fit_mark: bool = True
     phases_known: bool = True
+    second_opinion: Mapping[str, object] | None = None
 
 
 def scripted_run(
@@ -161,6 +162,8 @@ def play(session: Session, clock: FakeClock, script: Script) -> None:
         if step in script.budget_after:
             _mark_budget(session, step, start_s + 0.5, script)
     recorder.enter(None)
+    if script.second_opinion:
+        recorder.mark("second_opinion", 1.0, 5.0, script.second_opinion)
     if script.fit_mark:
         recorder.mark("fit", start_s, session.now())
 

@@ -12,18 +12,26 @@ import subprocess
 import sys
 from pathlib import Path
 
+import polars as pl
 import pytest
-from fixtures_runs import ROOT
-from fixtures_scripted import waiting_run
+from fixtures_runs import ROOT, make_points, make_power
+from fixtures_scripted import Script, cpu_only, gpu_and_cpu, scripted_run, waiting_run
 
+from profiler.carbon.factors import CarbonFactors
 from profiler.cli import dashboard as launcher
 from profiler.errors import InvalidValueError, UsageError
+from profiler.measure.peak import Peak
+from profiler.measure.session import RunFacts
+from profiler.report.charts import scale_chart, utilization_chart
 
 pytest.importorskip("streamlit")
 
 from streamlit.testing.v1 import AppTest
 
+from dashboard import charts as boxes
+from dashboard.kinds import kind_name, largest_kind, of_kind
 from dashboard.plain import plain
+from dashboard.run_devices import device_names, flags, idle_text
 from dashboard.server import OwnHostOnly
 
 APP = ROOT / "dashboard" / "app.py"
@@ -80,7 +88,7 @@ def test_runs_shows_two_charts_and_a_row_for_each_run(monkeypatch, smoke_runs):
     app = open_page(monkeypatch, smoke_runs)
     assert len(charts(app)) == 2
     table = app.dataframe[0].value
-    assert sorted(table["run_id"]) == [run.name for run in runs_in(smoke_runs)]
+    assert sorted(table["run"]) == [run.name for run in runs_in(smoke_runs)]
     assert set(table["status"]) == {"finished"}
 
 
@@ -109,7 +117,7 @@ def test_a_run_shows_its_metrics_charts_and_reasons(monkeypatch, smoke_runs):
     assert shown["Energy"].endswith("J")
     assert shown["Emissions (CO2e)"] == "unknown"
     assert len(charts(app)) >= 5
-    assert "no country is assumed" in app.table[0].value.to_string().replace("\\", "")
+    assert "no country is assumed" in texts(app).replace("\\", "")
 
 
 def test_a_run_says_what_the_numbers_say_and_what_to_try(monkeypatch, tmp_path):
@@ -150,7 +158,7 @@ def test_other_peoples_text_is_never_markdown(monkeypatch, some_runs):
     manifest["workload"] = "[lm](http://evil.example)"
     (run / "run.json").write_text(json.dumps(manifest))
     app = open_page(monkeypatch, some_runs, "run", run=run.name)
-    everything = texts(app) + app.table[0].value.to_string()
+    everything = texts(app)
     assert "evil" in everything
     assert "](http" not in everything
     assert not re.search(r"(?<!\\)<", everything)
@@ -166,7 +174,7 @@ def test_scale_draws_one_line_a_budget_and_changes_with_its_axes(monkeypatch, sm
     app.selectbox(key="scale_x").select("tokens")
     app.selectbox(key="scale_y").select("loss").run()
     then = charts(app)[0]["layer"][3]["encoding"]
-    assert (then["x"]["title"], then["y"]["title"]) == ("Training tokens", "Loss (nats/token)")
+    assert (then["x"]["title"], then["y"]["title"]) == ("Training tokens", "Validation loss (nats/token)")
     assert len(app.dataframe[0].value) > 0
 
 
@@ -269,3 +277,214 @@ def test_choosing_another_run_changes_the_page_and_its_address(monkeypatch, smok
     assert app.title[0].value == plain(last)
     assert app.query_params["run"] == last
     assert app.run().title[0].value == plain(last)
+
+
+SAMPLES = Script(tokens=None, samples=64)
+
+
+@pytest.fixture(scope="module")
+def own_runs(tmp_path_factory):
+    """Six trainings of a user's own, one run of lm, and one of two GPUs with everything known: by script."""
+    folder = tmp_path_factory.mktemp("own")
+    for number in range(6):
+        scripted_run(folder, SAMPLES, counters=cpu_only, name=f"own-{number}", facts=RunFacts())
+    scripted_run(folder, Script(loss=None), counters=cpu_only, name="no-loss", facts=RunFacts())
+    facts = RunFacts(workload="lm", preset="gpu", seed=0, params=1234, carbon=FACTORS)
+    peak = Peak(
+        flops_per_s=1e11, dtype="bf16", source="datasheet: A", bytes_per_s=1e10, bytes_source="datasheet: A"
+    )
+    scripted_run(
+        folder, Script(budget_after=(5, 10)), counters=gpu_and_cpu, name="measured", facts=facts, peak=peak
+    )
+    return folder
+
+
+FACTORS = CarbonFactors(country="FRA", pue=1.2, wue_l_per_kwh=1.8, price_per_kwh=0.3, currency="EUR")
+
+
+def cards(app):
+    return {metric.label: metric.value for metric in app.metric}
+
+
+def written(dataframe):
+    """What the cells of a table show, by column."""
+    from streamlit.dataframe_util import convert_arrow_bytes_to_pandas_df
+
+    return convert_arrow_bytes_to_pandas_df(dataframe.proto.arrow_data.styler.display_values)
+
+
+def test_a_run_without_tokens_shows_samples(monkeypatch, own_runs):
+    app = open_page(monkeypatch, own_runs, "run", run="own-0")
+    assert cards(app)["Throughput"] == "80.0 samples/s"
+    assert cards(app)["Energy per sample"].endswith("mJ/sample")
+    assert "time inside steps only" in texts(app)
+
+
+def test_tables_write_numbers_as_charts_do_and_sort_them_as_numbers(monkeypatch, own_runs):
+    app = open_page(monkeypatch, own_runs)
+    table = app.dataframe[0]
+    rows = dict(zip(table.value["run"], written(table).itertuples(), strict=True))
+    assert rows["measured"].params == "1.23 k"
+    assert rows["measured"].energy_per.endswith(" mJ/token")
+    assert rows["own-0"].energy_per.startswith("~ ")
+    assert rows["own-0"].energy_per.endswith(" mJ/sample")
+    assert rows["own-0"].tokens == "–"
+    assert table.value["energy_per"].dtype.kind == "f"
+    assert table.value["loss"].dtype.kind == "f"
+    assert "emissions" in table.value.columns
+
+
+def test_columns_of_which_nothing_is_known_are_left_out(monkeypatch, smoke_runs):
+    assert "emissions" not in open_page(monkeypatch, smoke_runs).dataframe[0].value.columns
+
+
+def test_the_main_columns_fit_a_screen_of_1400_pixels(monkeypatch, smoke_runs):
+    config = json.loads(open_page(monkeypatch, smoke_runs).dataframe[0].proto.columns)
+    order = ("run", "status", "kind", "params", "tokens", "loss", "energy", "energy_per", "mfu", "duration")
+    selector, page = 34, 1400 - 250 - 2 * 80
+    assert sum(config[name]["width"] for name in order) + selector <= page
+
+
+def test_damaged_runs_are_marked_in_the_table_and_beneath(monkeypatch, some_runs):
+    run = runs_in(some_runs)[0]
+    part = min(run.glob("attempt-*/*/readings-*.parquet"))
+    part.write_bytes(part.read_bytes()[:100])
+    app = open_page(monkeypatch, some_runs)
+    assert "finished, damaged" in set(app.dataframe[0].value["status"])
+    assert "1 run has damaged files" in texts(app)
+
+
+def test_pages_open_on_the_workload_and_not_on_own_trainings(monkeypatch, own_runs):
+    app = open_page(monkeypatch, own_runs, "scale")
+    assert "lm/gpu" in texts(app).replace("\\", "")
+    assert app.selectbox(key="scale_kind").options == ["lm/gpu", "own trainings"]
+    app.selectbox(key="scale_kind").set_value((None, None))
+    app.selectbox(key="scale_x").select("energy_j")
+    app.selectbox(key="scale_y").select("loss").run()
+    shown = texts(app).replace("\\", "")
+    assert "own trainings: 6 runs, 6 points, seed unknown" in shown
+    assert "None" not in shown
+    assert charts(app)[0]["layer"][3]["encoding"]["y"]["title"] == "Training loss"
+
+
+def test_kinds_prefer_a_workload_then_many_points():
+    own = make_points().with_columns(workload=pl.lit(None, pl.String), preset=pl.lit(None, pl.String))
+    few = make_points().head(2).with_columns(preset=pl.lit("gpu"))
+    assert largest_kind(pl.concat([own, few, make_points().head(3)])) == ("lm", "cpu")
+    assert largest_kind(own) == (None, None)
+    assert largest_kind(own.clear()) == (None, None)
+    assert len(of_kind(pl.concat([own, few]), None, None)) == 18
+    assert kind_name((None, None)) == "own trainings"
+
+
+def test_points_say_what_plus_minus_is_and_what_their_loss_is(monkeypatch, smoke_runs):
+    app = open_page(monkeypatch, smoke_runs, "scale")
+    assert set(app.dataframe[0].value["loss_kind"]) == {"validation"}
+    said = texts(app).replace("\\", "")
+    assert said.count("± of energy: half its error bar") == 1
+    assert said.count("± of val. loss: half its 95 % interval") == 1
+
+
+def test_a_measured_run_shows_its_devices_compute_and_footprint(monkeypatch, own_runs):
+    app = open_page(monkeypatch, own_runs, "run", run="measured")
+    said = texts(app).replace("\\", "")
+    devices = app.dataframe[0]
+    assert list(devices.value["source"]) == ["counter", "estimated"]
+    assert list(written(devices)["coverage"]) == ["100 %", "100 %"]
+    for words in (
+        "of 100 GFLOP/s bf16, datasheet",
+        "unknown: executed FLOPs",
+        "unknown: neither the memory's activity",
+        "average; France",
+        "WUE 1.8 L/kWh",
+        "0.3 EUR/kWh",
+        "1.20 (given)",
+        "by the error bar of energy only",
+    ):
+        assert words in said, words
+
+
+def test_flags_of_a_device_stand_beneath_its_table():
+    parts = [{"name": "H200", "device": "GPU-a-1111"}, {"name": "H200", "device": "GPU-b-2222"}]
+    assert device_names(parts) == ["H200 …a-1111", "H200 …b-2222"]
+    notes = {"energy.components GPU-a-1111 shared": "two others", "energy.components GPU-a-11119": "no"}
+    assert flags(parts[0], notes) == ["two others"]
+    idle = {"power_w": 70.0, "plus_minus_w": 3.5, "energy_j": 700.0, "share": 0.25}
+    assert idle_text(idle).startswith(
+        "Idle, before the training: 70 ± 4 W. Over the training that comes to 700 J, 25.0 %"
+    )
+
+
+def test_a_second_opinion_stands_beside_ours_by_component(monkeypatch, tmp_path):
+    opinion = {
+        "tool": "codecarbon",
+        "version": "3.3.2",
+        "duration_s": 4.0,
+        "energy_j": 28.0,
+        "components": {"cpu": 20.0, "gpu": 0.0, "ram": 8.0},
+        "country": "FRA",
+        "emissions_g": 0.02,
+    }
+    scripted_run(tmp_path, Script(second_opinion=opinion), counters=cpu_only)
+    app = open_page(monkeypatch, tmp_path, "run")
+    table = app.table[0].value.map(lambda text: text.replace("\\", ""))
+    cpu, _, memory = table.itertuples(index=False)
+    assert tuple(cpu) == ("codecarbon 3.3.2", "CPU", "20.0 J", "~ 16.0 J (estimated)", "+25 %")
+    assert tuple(memory)[1:] == ("memory", "8.00 J", "unknown", "–")
+    assert "codecarbon 3.3.2 says 28.0 J" in texts(app).replace("\\", "")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("intensity_g_per_kwh", 56.0), ("pue", 1.5), ("wue_l_per_kwh", 2.0)]
+)
+def test_factors_of_the_sidebar_are_those_of_the_page(monkeypatch, own_runs, key, value):
+    app = open_page(monkeypatch, own_runs, "run", run="measured")
+    app.sidebar.number_input(key=f"factors_{key}").set_value(value).run()
+    said = texts(app).replace("\\", "")
+    assert {"intensity_g_per_kwh": "56.0 g/kWh", "pue": "1.50 (given)", "wue_l_per_kwh": "WUE 2 L/kWh"}[
+        key
+    ] in said
+
+
+def test_a_price_counts_once_its_currency_is_said(monkeypatch, own_runs):
+    app = open_page(monkeypatch, own_runs, "run", run="own-0")
+    app.sidebar.number_input(key="factors_price_per_kwh").set_value(0.5).run()
+    assert not app.exception
+    assert "Cost needs a price and its currency." in "".join(c.value for c in app.sidebar.caption)
+    app.sidebar.text_input(key="factors_currency").input("CHF").run()
+    assert "0.5 CHF/kWh" in texts(app).replace("\\", "")
+
+
+def test_embodied_carbon_asks_for_its_lifetime(monkeypatch, own_runs):
+    app = open_page(monkeypatch, own_runs, "run", run="measured")
+    app.sidebar.number_input(key="factors_embodied_g").set_value(150_000.0).run()
+    assert "Embodied carbon needs the lifetime" in "".join(c.value for c in app.sidebar.caption)
+    app.sidebar.number_input(key="factors_lifetime_years").set_value(4.0).run()
+    assert "Embodied carbon" in texts(app).replace("\\", "")
+
+
+def test_legends_lie_beneath_charts_as_wide_as_a_telephone():
+    spec = scale_chart(make_points()).to_dict()
+    assert boxes._legend_beneath(spec) == 2
+    legend = spec["layer"][3]["encoding"]["color"]["legend"]
+    assert (legend["orient"], legend["columns"], legend["direction"]) == ("bottom", 3, "horizontal")
+    long = utilization_chart(
+        make_power().with_columns(name=pl.lit("NVIDIA RTX 6000 Ada Generation"))
+    ).to_dict()
+    assert boxes._legend_beneath(long) == 2
+    assert long["layer"][1]["encoding"]["color"]["legend"]["columns"] == 1
+
+
+def test_a_lost_run_explains_itself_beneath_its_name(monkeypatch, some_runs):
+    run = runs_in(some_runs)[0]
+    manifest = json.loads((run / "run.json").read_text())
+    manifest |= {"status": "running", "heartbeat": "2026-01-02T09:00:41+00:00"}
+    (run / "run.json").write_text(json.dumps(manifest))
+    app = open_page(monkeypatch, some_runs, "run", run=run.name)
+    assert "last sign of life 2026-01-02 09:00:41 UTC" in texts(app).replace("\\", "")
+
+
+def test_an_odd_last_chart_is_as_wide_as_two(monkeypatch, own_runs):
+    app = open_page(monkeypatch, own_runs, "run", run="no-loss")
+    widths = [round(column.proto.weight, 2) for column in app.get("column")]
+    assert widths.count(1.0) == 1

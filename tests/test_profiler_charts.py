@@ -10,12 +10,12 @@ from pathlib import Path
 import polars as pl
 import pytest
 from fixtures_runs import PHASES, make_points, make_power, make_steps
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from profiler.errors import InvalidValueError, UnknownNameError, UsageError
 from profiler.report import axes, drawing
-from profiler.report.axes import AXES, byte_ticks, clock_ticks, linear_ticks, log_ticks, ticks_for
+from profiler.report.axes import AXES, byte_ticks, clock_ticks, linear_ticks, log_ticks, ticks_for, titled
 from profiler.report.charts import (
     X_AXES,
     Y_AXES,
@@ -24,6 +24,7 @@ from profiler.report.charts import (
     missing,
     phase_chart,
     power_chart,
+    roofline_chart,
     save_chart,
     scale_chart,
     throughput_chart,
@@ -52,7 +53,7 @@ PAIRS = [(x, y) for x in X_AXES for y in Y_AXES if x != y and y not in ("mfu", "
 @pytest.mark.parametrize(("x", "y"), PAIRS)
 def test_every_pair_of_axes_draws(x, y):
     spec = scale_chart(make_points(), x, y).to_dict()
-    assert spec["title"]["text"].startswith(AXES[y].short)
+    assert spec["title"]["text"].startswith(titled(AXES[y], make_points()).short)
     assert spec["layer"][3]["encoding"]["x"]["title"] == AXES[x].full_title
 
 
@@ -230,7 +231,10 @@ def test_a_phase_of_unknown_energy_has_no_bar_and_says_so():
 
 def test_estimated_phases_say_so_above_their_joules():
     panels = phase_chart([{**phase, "source": "estimated"} for phase in PHASES]).to_dict()["hconcat"]
-    assert [panel["title"].get("subtitle", []) for panel in panels] == [[], ["estimated, not measured"]]
+    assert [panel["title"].get("subtitle", []) for panel in panels] == [
+        [],
+        ["estimated from CPU time, not measured"],
+    ]
 
 
 def test_a_phase_that_charts_do_not_know_is_drawn_last():
@@ -321,3 +325,184 @@ def test_without_the_converter_the_message_names_the_extra(monkeypatch, tmp_path
 def test_examples_in_the_docstrings():
     assert doctest.testmod(axes).failed == 0
     assert doctest.testmod(drawing).failed == 0
+
+
+OWN = make_points(seeds=(0,)).with_columns(
+    workload=pl.lit(None, pl.String),
+    preset=pl.lit(None, pl.String),
+    seed=pl.lit(None, pl.Int64),
+    params=pl.lit(None, pl.Int64),
+    run_id=pl.format("own-{}", pl.int_range(pl.len())),
+    loss_kind=pl.lit("training"),
+)
+
+
+def test_own_trainings_are_named_as_such_and_each_run_is_a_series():
+    spec = scale_chart(OWN.head(3), "energy_j", "loss").to_dict()
+    colour = spec["layer"][2]["encoding"]["color"]
+    assert colour["scale"]["domain"] == ["own-0", "own-1", "own-2"]
+    assert colour["legend"]["title"] == "Run"
+    assert spec["title"]["subtitle"][-1] == "own trainings: 3 runs, 3 points, seed unknown."
+    assert spec["title"]["text"] == "Training loss against training energy, one point a run"
+    one = scale_chart(OWN.head(1), "energy_j", "loss").to_dict()
+    assert one["title"]["subtitle"][-1] == "own trainings: 1 run, 1 point, seed unknown."
+
+
+def test_runs_of_unknown_size_stand_beside_the_sizes():
+    both = pl.concat([make_points(seeds=(0,)), OWN.head(2)])
+    colour = scale_chart(both, "energy_j", "loss").to_dict()["layer"][2]["encoding"]["color"]
+    assert colour["scale"]["domain"] == ["12.0 k", "49.0 k", "200 k", "own-0", "own-1"]
+    assert colour["legend"]["title"] == "Parameters, or run"
+
+
+@pytest.mark.parametrize(
+    ("workloads", "kinds", "title"),
+    [
+        (["lm"], ["validation"], "Validation loss (nats/token)"),
+        ([None], ["training"], "Training loss"),
+        (["lm", None], ["validation"], "Validation loss"),
+        (["lm"], ["validation", "training"], "Loss (nats/token)"),
+    ],
+)
+def test_a_loss_has_a_unit_only_where_its_workload_says_so(workloads, kinds, title):
+    points = make_points().with_columns(
+        workload=pl.Series([workloads[k % len(workloads)] for k in range(18)], dtype=pl.String),
+        loss_kind=pl.Series([kinds[k % len(kinds)] for k in range(18)]),
+    )
+    assert titled(AXES["loss"], points).full_title == title
+
+
+def test_loss_over_time_has_a_unit_only_for_workloads_that_say_so():
+    assert loss_chart(make_steps(), "lm").to_dict()["title"]["text"] == "Training loss (nats/token)"
+    assert loss_chart(make_steps()).to_dict()["title"]["text"] == "Training loss"
+
+
+def test_bars_of_estimates_are_hollow_and_times_are_not():
+    estimated = [{**phase, "source": "estimated", "method": "cpu time"} for phase in PHASES]
+    panels = phase_chart(estimated).to_dict()["hconcat"]
+    for panel, hollow in zip(panels, (False, True), strict=True):
+        fill = panel["layer"][0]["encoding"]["fillOpacity"]
+        assert fill["condition"] == {"test": "datum.estimated", "value": 0.0}
+        assert {row["estimated"] for row in panel["data"]["values"]} == {hollow}
+        assert panel["layer"][0]["mark"]["stroke"] == panel["layer"][0]["mark"]["color"]
+
+
+def test_measured_phases_say_their_method_above_the_bars():
+    methods = ("regression", "regression", None)
+    phases = [{**phase, "source": "measured", "method": m} for phase, m in zip(PHASES, methods, strict=True)]
+    subtitle = phase_chart(phases).to_dict()["hconcat"][1]["title"]["subtitle"]
+    assert subtitle == ["forward, backward: by regression over changes of the counter"]
+
+
+def test_one_sample_is_a_dot_within_the_time_of_the_run():
+    steps = make_steps().with_columns(
+        host_rss_bytes=pl.when(pl.col("step") == 20).then(pl.col("host_rss_bytes"))
+    )
+    spec = memory_chart(steps).to_dict()
+    dots = spec["layer"][2]
+    assert dots["encoding"]["opacity"]["condition"] == {"test": "datum.alone", "value": 1.0}
+    assert [row["alone"] for row in spec["data"]["values"]] == [True]
+    assert dots["encoding"]["x"]["scale"]["domain"] == [0, pytest.approx(5.0)]
+    many = memory_chart(make_steps()).to_dict()["data"]["values"]
+    assert not any(row["alone"] for row in many)
+
+
+def test_time_in_use_of_a_processor_is_that_of_the_whole_machine():
+    power = make_power().with_columns(utilization=pl.lit(0.5))
+    names = utilization_chart(power).to_dict()["layer"][1]["encoding"]["color"]["scale"]["domain"]
+    assert names[0] == "EPYC, whole machine, other processes too"
+    assert not any("whole machine" in name for name in names[1:])
+
+
+def test_series_at_one_place_stand_side_by_side():
+    dots = values(scale_chart(make_points(seeds=(0,)), "params", "energy_per_token_j"), 3)
+    of_one_size = sorted({row["x"] for row in dots if row["params"] == 49_000})
+    assert len(of_one_size) == 3
+    assert of_one_size[1] == pytest.approx(49_000)
+    assert of_one_size[2] / of_one_size[0] < 1.15
+    said = scale_chart(make_points(), "params", "energy_per_token_j").to_dict()["title"]["subtitle"][-1]
+    assert said.endswith("points of one size stand side by side.")
+    apart = values(scale_chart(make_points(seeds=(0,)), "model_flops", "loss"), 3)
+    assert {row["x"] for row in apart} == set(make_points(seeds=(0,))["model_flops"].to_list())
+    two = make_points(seeds=(0,)).filter((pl.col("params") < 100_000) | (pl.col("budget_tokens") == 65_536))
+    alone = [row["x"] for row in values(scale_chart(two, "params", "loss"), 3) if row["params"] == 200_000]
+    assert alone == [200_000], "what stands alone stays where it is"
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.integers(2, 40))
+def test_many_series_never_spread_over_more_than_a_share_of_the_axis(count):
+    points = make_points(seeds=(0,)).head(1)
+    many = pl.concat([points.with_columns(budget_tokens=pl.lit(k + 1)) for k in range(count)])
+    encoding = scale_chart(many, "params", "loss").to_dict()["layer"][3]
+    xs = [row["x"] for row in encoding["data"]["values"]]
+    low, high = encoding["encoding"]["x"]["scale"]["domain"]
+    assert max(xs) / min(xs) <= (high / low) ** 0.07
+
+
+def test_one_model_size_is_not_magnified():
+    one = make_points(seeds=(0,)).filter(pl.col("params") == 12_000)
+    x = scale_chart(one, "params", "loss").to_dict()["layer"][3]["encoding"]["x"]
+    low, high = x["scale"]["domain"]
+    assert high / low >= 4
+    assert len(x["axis"]["values"]) >= 3
+
+
+def test_a_legend_of_sources_only_where_there_are_two():
+    encoding = scale_chart(make_points("estimated"), "params", "energy_j").to_dict()["layer"][3]["encoding"]
+    assert encoding["shape"]["legend"] is None
+
+
+def test_grid_lines_are_fainter_than_error_bars(tmp_path):
+    save_chart(scale_chart(make_points()), tmp_path / "a.svg")
+    text = (tmp_path / "a.svg").read_text()
+    assert 'stroke-opacity="0.12"' in text
+    bars = scale_chart(make_points()).to_dict()["layer"][0]["mark"]
+    assert bars["opacity"] >= 0.6
+
+
+PLACE = {
+    "bytes_per_s": 3e12,
+    "bytes_source": "measured dram activity x bandwidth of the datasheet",
+    "peak_bytes_per_s": 4.8e12,
+    "peak_bytes_source": "datasheet: NVIDIA H200",
+    "intensity_flops_per_byte": 100.0,
+    "ridge_flops_per_byte": 206.0,
+    "bound": "memory",
+    "share_of_attainable": 0.625,
+}
+EFFICIENCY = {
+    "roofline": PLACE,
+    "peak_flops_per_s": 989e12,
+    "peak_dtype": "bf16",
+    "peak_source": "datasheet: NVIDIA H200",
+}
+
+
+def test_the_roofline_has_both_roofs_the_ridge_and_the_run():
+    spec = roofline_chart(EFFICIENCY).to_dict()
+    roof, ridge, names, run = (layer["data"]["values"] for layer in spec["layer"])
+    slope = [point["y"] / point["x"] for point in roof[:2]]
+    assert slope == pytest.approx([4.8e12, 4.8e12], rel=0.01)
+    assert roof[1] == ridge[0] == {"x": 206.0, "y": 989e12}
+    assert roof[2]["y"] == 989e12
+    assert [name["name"] for name in names] == ["memory", "compute"]
+    assert (run[0]["x"], run[0]["y"]) == (100.0, 3e14)
+    assert spec["title"]["subtitle"] == [
+        "Memory-bound, at 62.5 % of its limit (100 FLOP/B; the ridge is at 206).",
+        "Roofs: memory 4.80 TB/s, datasheet; compute 989 TFLOP/s bf16, datasheet; ridge 206 FLOP/B.",
+    ]
+    assert spec["layer"][3]["mark"]["filled"] is True
+
+
+def test_a_traffic_of_operators_is_a_hollow_point_that_says_so():
+    place = {**PLACE, "bytes_source": "operators of forward and backward", "bound": None}
+    spec = roofline_chart({**EFFICIENCY, "roofline": place}).to_dict()
+    assert spec["layer"][3]["mark"]["filled"] is False
+    assert spec["title"]["subtitle"][0].startswith("At 100 FLOP/B, or more: hollow")
+
+
+@pytest.mark.parametrize("gone", ["intensity_flops_per_byte", "ridge_flops_per_byte", "bytes_per_s"])
+def test_a_run_without_a_place_under_the_roofline_says_why(gone):
+    with pytest.raises(UsageError, match=r"place of this run under the roofline is unknown: it needs FLOPs"):
+        roofline_chart({**EFFICIENCY, "roofline": {**PLACE, gone: None}})

@@ -2,40 +2,57 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
+from typing import Any
 
 import polars as pl
 import streamlit as st
 
 from dashboard.charts import draw
 from dashboard.data import overview_table, points_table, stored_runs
+from dashboard.kinds import largest_kind, of_kind
 from dashboard.plain import plain
 from dashboard.sidebar import factors
+from dashboard.tables import cell, draw_table, energy_cell, loss_cell, moment
 from profiler.report.charts import scale_chart
-from profiler.report.quantity import format_quantity
+from profiler.report.facts import INTERRUPTED, LOST, NO_MANIFEST, PLUS_MINUS, energy_per
+from profiler.report.tables import ESTIMATED, damaged_sentence, status_cell
 
 _CHART_HEIGHT = 300
 
+_text, _number = st.column_config.TextColumn, st.column_config.NumberColumn
 _COLUMNS = {
-    "run_id": st.column_config.TextColumn("Run", width="medium", pinned=True),
-    "status": st.column_config.TextColumn("Status", width="small"),
-    "workload": st.column_config.TextColumn("Workload", width="small"),
-    "preset": st.column_config.TextColumn("Preset", width="small"),
-    "seed": st.column_config.NumberColumn("Seed", width="small"),
-    "params": st.column_config.NumberColumn("Parameters", format="compact"),
-    "tokens": st.column_config.NumberColumn("Tokens", format="compact"),
-    "loss": st.column_config.NumberColumn("Loss", format="%.3f", help="Of the last step, nats/token."),
-    "energy": st.column_config.TextColumn(
-        "Energy", help="Measured where a sensor gave joules, else the estimate."
+    "run": _text("Run", width=178, pinned=True),
+    "status": _text(
+        "Status",
+        width=92,
+        help=f"lost: {LOST}. interrupted: {INTERRUPTED}. damaged: files of it cannot be read, or {NO_MANIFEST}.",
     ),
-    "energy_source": st.column_config.TextColumn("Energy is", width="small"),
-    "energy_per_token": st.column_config.TextColumn("Energy per token"),
-    "tokens_per_s": st.column_config.NumberColumn("Tokens/s", format="compact"),
-    "mfu": st.column_config.NumberColumn("MFU", format="percent"),
-    "emissions": st.column_config.TextColumn("Emissions"),
-    "duration": st.column_config.TextColumn("Time"),
-    "created_at": st.column_config.DatetimeColumn("Started (UTC)", format="YYYY-MM-DD HH:mm"),
+    "kind": _text("Workload", width=86),
+    "params": _number("Size", width=64, help="Parameters."),
+    "tokens": _number("Tokens", width=66),
+    "loss": _number("Train loss", width=82, help="Of the last step; of lm in nats a token."),
+    "energy": _number(
+        "Energy", width=112, help="Measured where a sensor gave joules, else the estimate (~)."
+    ),
+    "energy_per": _number(
+        "Energy per", width=124, help="Of a token, or of a sample where tokens are not counted."
+    ),
+    "mfu": _number("MFU", width=66),
+    "duration": _number("Time", width=78),
+    "emissions": _number("CO2e", width=90),
+    "throughput": _number("Throughput", width=125, help="All ranks together, time inside steps only."),
+    "seed": _number("Seed", width=60),
+    "created_at": st.column_config.DatetimeColumn("Started (UTC)", format="YYYY-MM-DD HH:mm", width=140),
 }
+_IF_DAMAGED = {
+    "run": _COLUMNS["run"],
+    "status": _text("Status", width=140, help=_COLUMNS["status"]["help"]),
+    **{name: column for name, column in _COLUMNS.items() if name not in ("run", "status", "kind")},
+    "kind": _COLUMNS["kind"],
+}
+"""`interrupted, damaged` needs room, so the workload goes last."""
 
 
 def main() -> None:
@@ -55,38 +72,53 @@ def _headline(table: pl.DataFrame) -> None:
 
 def _charts(points: pl.DataFrame) -> None:
     """Two looks at the most trained workload and preset: what loss costs, and what a token costs."""
-    kind = points.group_by("workload", "preset").len().sort("len", "workload", "preset", descending=True)
-    shown = points.join(kind.head(1), on=["workload", "preset"], nulls_equal=True)
+    kept = of_kind(points, *largest_kind(points))
     for column, (x, y) in zip(
         st.columns(2), (("energy_j", "loss"), ("params", "energy_per_token_j")), strict=True
     ):
         with column:
-            draw(partial(scale_chart, shown, x, y), key=f"overview_{y}", height=_CHART_HEIGHT)
+            draw(partial(scale_chart, kept, x, y), key=f"overview_{y}", height=_CHART_HEIGHT)
 
 
 def _table(table: pl.DataFrame) -> None:
     st.subheader("All runs")
     st.caption("Click a run to open it.")
-    shown = table.select(
-        *(_COLUMNS.keys() & set(table.columns)),
-        pl.struct(pl.all()).map_elements(_energy, return_dtype=pl.String).alias("energy"),
-        _text("energy_per_token_j", "J/token").alias("energy_per_token"),
-        _text("emissions_g", "g").alias("emissions"),
-        _text("duration_s", "s").alias("duration"),
-    ).with_columns(pl.col("created_at").str.to_datetime(strict=False, time_zone="UTC"))
-    event = st.dataframe(
-        shown,
-        hide_index=True,
-        column_order=list(_COLUMNS),
-        column_config=_COLUMNS,
+    event = draw_table(
+        [_row(row) for row in table.iter_rows(named=True)],
+        _IF_DAMAGED if table["damaged"].any() else _COLUMNS,
+        key="runs_table",
         on_select="rerun",
         selection_mode=["single-row", "single-cell"],
-        placeholder="unknown",
-        key="runs_table",
     )
+    estimated = "estimated" in table["energy_source"].drop_nulls().to_list()
+    lines = [ESTIMATED if estimated else None, PLUS_MINUS["energy"], damaged_sentence(table)]
+    st.caption(plain(". ".join(line for line in lines if line)))
     row = _chosen(event)
     if row is not None:
         st.switch_page("views/run.py", query_params={"run": table["run_id"][row]})
+
+
+def _row(row: Mapping[str, Any]) -> dict[str, Any]:
+    """One run's cells."""
+    source = row["energy_source"] or "measured"
+    _, per_j, per_unit = energy_per(row)
+    counted = "samples" if row["tokens_per_s"] is None else "tokens"
+    return {
+        "run": row["run_id"],
+        "status": status_cell(row),
+        "kind": "/".join(filter(None, (row["workload"], row["preset"]))) or None,
+        "params": cell(row["params"], "params", bare=True),
+        "tokens": cell(row["tokens"], "tokens", bare=True),
+        "loss": loss_cell(row["loss"]),
+        "energy": energy_cell(row[f"{source}_j"], "J", source, row[f"{source}_plus_minus_j"]),
+        "energy_per": energy_cell(per_j, per_unit, source),
+        "mfu": cell(row["mfu"], "fraction"),
+        "emissions": energy_cell(row["emissions_g"], "g", source),
+        "throughput": cell(row[f"{counted}_per_s"], f"{counted}/s"),
+        "duration": cell(row["duration_s"], "s"),
+        "seed": cell(row["seed"], ""),
+        "created_at": moment(row["created_at"]),
+    }
 
 
 def _chosen(event: object) -> int | None:
@@ -96,19 +128,6 @@ def _chosen(event: object) -> int | None:
         return None
     rows: list[int] = [*selection["rows"], *(row for row, _ in selection["cells"])]
     return rows[0] if rows else None
-
-
-def _energy(row: dict[str, float | str | None]) -> str:
-    kind = row["energy_source"]
-    if kind is None:
-        return format_quantity(None, "J")
-    return format_quantity(row[f"{kind}_j"], "J", row[f"{kind}_plus_minus_j"])  # type: ignore[arg-type]
-
-
-def _text(column: str, unit: str) -> pl.Expr:
-    return pl.struct(column).map_elements(
-        lambda row: format_quantity(row[column], unit), return_dtype=pl.String
-    )
 
 
 main()

@@ -105,11 +105,13 @@ def efficiency(
         "flops_per_s": flops_per_s,
         "peak_flops_per_s": manifest.peak_flops_per_s,
         "peak_source": manifest.peak_source,
+        "peak_dtype": manifest.peak_dtype,
         "mfu": mfu,
         "hfu": hfu,
         "roofline": asdict(place),
         "tokens_per_j": _rate(totals.tokens, energy_j),
         "energy_per_token_j": _rate(energy_j, totals.tokens),
+        "energy_per_sample_j": _rate(energy_j, totals.samples),
     }, {**notes, **hfu_notes, **notes_of(place)}
 
 

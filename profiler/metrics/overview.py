@@ -31,9 +31,13 @@ OVERVIEW_SCHEMA = pl.Schema(
         "estimated_plus_minus_j": pl.Float64,
         "energy_source": pl.String,
         "energy_per_token_j": pl.Float64,
+        "energy_per_sample_j": pl.Float64,
         "tokens_per_s": pl.Float64,
+        "samples_per_s": pl.Float64,
         "mfu": pl.Float64,
         "emissions_g": pl.Float64,
+        "emissions_low_g": pl.Float64,
+        "emissions_high_g": pl.Float64,
     }
 )
 
@@ -68,7 +72,9 @@ def _row(summary: dict[str, Any]) -> dict[str, Any]:
         "estimated_plus_minus_j": energy["estimated_plus_minus_j"],
         "energy_source": headline,
         "energy_per_token_j": efficiency["energy_per_token_j"],
+        "energy_per_sample_j": efficiency["energy_per_sample_j"],
         "tokens_per_s": summary["throughput"]["tokens_per_s"],
+        "samples_per_s": summary["throughput"]["samples_per_s"],
         "mfu": efficiency["mfu"],
-        "emissions_g": summary["carbon"]["emissions_g"],
+        **{key: summary["carbon"][key] for key in ("emissions_g", "emissions_low_g", "emissions_high_g")},
     }

@@ -37,6 +37,7 @@ POINT_SCHEMA = pl.Schema(
         "model_flops": pl.Float64,
         "loss": pl.Float64,
         "loss_plus_minus": pl.Float64,
+        "loss_kind": pl.String,
         "energy_j": pl.Float64,
         "energy_plus_minus_j": pl.Float64,
         "energy_source": pl.String,
@@ -52,6 +53,7 @@ POINT_SCHEMA = pl.Schema(
         "emissions_low_g": pl.Float64,
         "emissions_high_g": pl.Float64,
         "data_sha256": pl.String,
+        "damaged": pl.Boolean,
     }
 )
 
@@ -61,6 +63,7 @@ def scale_points(runs: Sequence[StoredRun], factors: CarbonFactors | None = None
 
     Neither do runs whose steps or marks are damaged: what is left of them is no point of the whole.
 
+    `loss_kind` says whether the loss is of held-out data (validation) or of the last step (training).
     Memory is the peak that the allocator reserved on one GPU, or, on CPUs, the peak resident memory of the process.
     """
     whole = [run for run in runs if not is_broken(run)]
@@ -102,6 +105,7 @@ def _branch_point(
         "model_flops": note.get("model_flops"),
         "loss": note.get("loss"),
         "loss_plus_minus": note.get("loss_plus_minus"),
+        "loss_kind": "validation",
         "duration_s": duration_s,
         "flops_per_s": _ratio(note.get("model_flops"), duration_s),
     }
@@ -118,6 +122,7 @@ def _whole_run_point(run: StoredRun, curves: Sequence[DeviceCurve], factors: Car
         "model_flops": summary["efficiency"]["model_flops"],
         "loss": summary["loss"],
         "loss_plus_minus": None,
+        "loss_kind": "training",
         "duration_s": summary["duration_s"],
         "flops_per_s": summary["efficiency"]["flops_per_s"],
     }
@@ -154,6 +159,7 @@ def _complete(
         "emissions_low_g": emissions["emissions_low_g"],
         "emissions_high_g": emissions["emissions_high_g"],
         "data_sha256": manifest.data.get("sha256"),
+        "damaged": run.is_damaged,
     }
 
 

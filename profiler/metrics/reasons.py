@@ -12,6 +12,7 @@ from profiler.store.runs import StoredRun
 _WHY_NULL: Mapping[str, str] = {
     "workload": "not a reference workload",
     "preset": "not a reference workload",
+    "heartbeat": "the run did not say when it was last alive",
     "duration_s": "nothing was recorded of the fit",
     "energy.measured_j": "no energy sensor could be read",
     "energy.measured_plus_minus_j": "no energy sensor could be read",
@@ -41,6 +42,7 @@ _MADE_OF: Mapping[str, tuple[str, ...]] = {
     "efficiency.flops_convention": ("efficiency.model_flops",),
     "efficiency.flops_per_s": ("efficiency.model_flops",),
     "efficiency.peak_source": ("efficiency.peak_flops_per_s",),
+    "efficiency.peak_dtype": ("efficiency.peak_flops_per_s",),
     "efficiency.mfu": ("efficiency.model_flops", "efficiency.peak_flops_per_s"),
     "efficiency.hfu": ("efficiency.executed_flops", "efficiency.peak_flops_per_s"),
     "efficiency.roofline.bytes_source": ("efficiency.roofline.bytes_per_s",),
@@ -65,6 +67,7 @@ _MADE_OF: Mapping[str, tuple[str, ...]] = {
     ),
     "efficiency.tokens_per_j": ("tokens", _HEADLINE),
     "efficiency.energy_per_token_j": ("tokens", _HEADLINE),
+    "efficiency.energy_per_sample_j": ("samples", _HEADLINE),
     **CARBON_MADE_OF,
 }
 """What a key is made of: it is null for the reason of the first of these that is null."""

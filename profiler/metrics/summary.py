@@ -64,6 +64,8 @@ def summarize(
         "seed": run.manifest.seed,
         "status": run.status,
         "created_at": run.manifest.created_at,
+        "heartbeat": run.manifest.heartbeat or None,
+        "world_size": run.manifest.world_size,
         "steps": totals.steps if steps_known else None,
         "tokens": totals.tokens,
         "samples": totals.samples,

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
+
+import polars as pl
 
 ScaleKind = Literal["log", "linear"]
 
@@ -91,7 +93,7 @@ _AXES = (
     ),
     Axis(
         name="loss",
-        title="Loss (nats/token)",
+        title="Loss",
         unit="",
         plus_minus="loss_plus_minus",
         why_unknown="The runs did not log a loss.",
@@ -147,6 +149,38 @@ X_AXES = ("params", "tokens", "model_flops", "energy_j")
 
 Y_AXES = tuple(name for name in AXES if name not in ("params", "tokens"))
 """What a scale chart can have along y."""
+
+
+LOSS_UNITS = {"lm": "nats/token"}
+"""What the loss of a workload is in. Of other trainings nobody knows."""
+
+_LOSSES = {"training": "Training loss", "validation": "Validation loss"}
+
+
+def loss_title(kind: str | None, workloads: Sequence[str | None]) -> str:
+    """What a loss is called: by its kind if that is one, with a unit if all its workloads have the same.
+
+    >>> loss_title("validation", ["lm"]), loss_title(None, ["lm", None])
+    ('Validation loss (nats/token)', 'Loss')
+    """
+    units = {LOSS_UNITS.get(workload or "") for workload in workloads}
+    unit = units.pop() if len(units) == 1 else None
+    title = _LOSSES.get(kind or "", "Loss")
+    return f"{title} ({unit})" if unit else title
+
+
+def titled(axis: Axis, points: pl.DataFrame) -> Axis:
+    """The axis with the title that these points call for.
+
+    Args:
+        axis: Of `AXES`.
+        points: The table of `profiler.metrics.points.scale_points`.
+    """
+    if axis.name != "loss":
+        return axis
+    kinds = points["loss_kind"].unique().to_list()
+    kind = kinds[0] if len(kinds) == 1 else None
+    return replace(axis, title=loss_title(kind, points["workload"].unique().to_list()))
 
 
 def log_ticks(low: float, high: float) -> list[float]:

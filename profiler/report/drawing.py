@@ -156,7 +156,7 @@ def _page(spec: dict[str, Any], bundle: str) -> str:
 def _styled(chart: alt.TopLevelMixin) -> dict[str, Any]:
     """The chart as a Vega-Lite specification, with the look of a file on an unknown background."""
     spec: dict[str, Any] = chart.to_dict()
-    line = {"domainColor": _NEUTRAL, "tickColor": _NEUTRAL, "gridColor": _NEUTRAL, "gridOpacity": 0.2}
+    line = {"domainColor": _NEUTRAL, "tickColor": _NEUTRAL, "gridColor": _NEUTRAL, "gridOpacity": 0.12}
     text = {"labelColor": _NEUTRAL, "titleColor": _NEUTRAL, "labelFontSize": 12, "titleFontSize": 12}
     spec["config"] = {
         **spec.get("config", {}),

@@ -9,6 +9,7 @@ import polars as pl
 
 from profiler.errors import UsageError
 from profiler.report.drawing import DEVICE_COLOURS, load_altair, rows
+from profiler.report.facts import METHODS, methods_text
 from profiler.report.quantity import format_quantity
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ _PANEL_WIDTH = 270
 def phase_chart(phases: Sequence[Mapping[str, Any]]) -> alt.HConcatChart:
     """Where the time and the joules went: two aligned panels of bars, one bar a phase.
 
-    A phase whose energy is not known says so; it gets no bar of length zero.
+    A phase whose energy is not known says so; it gets no bar of length zero. Bars of estimates are hollow.
 
     Args:
         phases: `phases` of a run's summary: dicts of `phase, duration_s, energy_j, plus_minus_j`.
@@ -55,10 +56,18 @@ def phase_panel(phases: Sequence[Mapping[str, Any]], column: str, *, names: bool
     most: float = frame["value"].max() or 1.0  # type: ignore[assignment]
     base = alt.Chart(rows(frame)).encode(
         y=alt.Y("title:N", sort=order, title=None, axis=alt.Axis(labels=names, ticks=False, domain=False)),
-        tooltip=[alt.Tooltip("title:N", title="Phase"), alt.Tooltip("text:N", title=title)],
+        tooltip=[
+            alt.Tooltip("title:N", title="Phase"),
+            alt.Tooltip("text:N", title=title),
+            *([alt.Tooltip("how:N", title="Got how")] if column == "energy_j" else []),
+        ],
     )
     x = alt.X("value:Q", axis=None, scale=alt.Scale(domain=[0, most * 1.45], nice=False))
-    bars = base.mark_bar(cornerRadiusEnd=3, height={"band": 0.68}, color=DEVICE_COLOURS[0]).encode(x)
+    hollow = alt.condition(alt.datum.estimated, alt.value(0.0), alt.value(1.0))
+    bar = base.mark_bar(
+        cornerRadiusEnd=3, height={"band": 0.68}, color=DEVICE_COLOURS[0], stroke=DEVICE_COLOURS[0]
+    )
+    bars = bar.encode(x, fillOpacity=hollow)
     texts = base.mark_text(align="left", dx=6, fontSize=12, color="#808080").encode(
         x=alt.X("place:Q", axis=None), text="text:N"
     )
@@ -69,9 +78,9 @@ def phase_panel(phases: Sequence[Mapping[str, Any]], column: str, *, names: bool
 
 
 def _how(phases: Sequence[Mapping[str, Any]], column: str) -> list[str]:
-    """What the subtitle says: whether these joules are an estimate."""
-    estimated = any(phase.get("source") == "estimated" for phase in phases)
-    return ["estimated, not measured"] if column == "energy_j" and estimated else []
+    """What the subtitle says: how these joules were got."""
+    words = methods_text(phases) if column == "energy_j" else ""
+    return [words] if words else []
 
 
 def _phase_frame(phases: Sequence[Mapping[str, Any]], column: str) -> pl.DataFrame:
@@ -93,9 +102,18 @@ def _phase_frame(phases: Sequence[Mapping[str, Any]], column: str) -> pl.DataFra
                 "title": _TITLES.get(p["phase"], p["phase"]),
                 "value": p[column],
                 "place": p[column] or 0.0,
+                "estimated": column == "energy_j" and p.get("source") == "estimated",
+                "how": METHODS.get(p.get("method") or "", p.get("reason") or "not said"),
                 "text": format_quantity(p[column], unit, p.get(error) if error else None),
             }
             for p in known
         ],
-        schema={"title": pl.String, "value": pl.Float64, "place": pl.Float64, "text": pl.String},
+        schema={
+            "title": pl.String,
+            "value": pl.Float64,
+            "place": pl.Float64,
+            "estimated": pl.Boolean,
+            "how": pl.String,
+            "text": pl.String,
+        },
     )

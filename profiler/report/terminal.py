@@ -1,4 +1,9 @@
-"""Metrics as tables in a terminal. Estimated joules are marked with a tilde and the word."""
+"""One run in a terminal: what it was, what it cost, where that went. Estimated joules have a tilde and the word.
+
+profiler.report.facts     single facts in words
+profiler.report.notes     why something is unknown
+profiler.report.tables    tables of many runs
+"""
 
 from __future__ import annotations
 
@@ -7,19 +12,32 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import polars as pl
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from profiler.metrics.summary import summarize
-from profiler.report.carbon_rows import carbon_rows, second_opinion_rows
-from profiler.report.quantity import format_quantity
+from profiler.report.carbon_rows import carbon_rows, marked, second_opinion_rows
+from profiler.report.facts import (
+    INSIDE_STEPS,
+    METHODS,
+    energy_per,
+    hfu_text,
+    mfu_text,
+    roofline_text,
+    status_text,
+    throughput_text,
+    work_text,
+)
+from profiler.report.notes import Notes, grouped_notes
+from profiler.report.quantity import UNKNOWN, format_quantity
+from profiler.report.tables import new_table, overview_table, points_table
 from profiler.store.manifest import read_manifest
 from profiler.store.runs import StoredRun
 
+__all__ = ["energy_text", "is_wide", "overview_table", "points_table", "print_run", "run_table", "show"]
+
 WIDE = 120
-_SHOWN_NOTES = 40
 
 
 def print_run(run_dir: Path) -> None:
@@ -45,91 +63,43 @@ def energy_text(energy: Mapping[str, Any], kind: str) -> str:
     """The measured or the estimated energy with its half-width: `~ 1.2 ± 0.5 kJ estimated`."""
     amount = energy[f"{kind}_j"]
     if amount is None:
-        return "unknown"
-    text = format_quantity(amount, "J", energy[f"{kind}_plus_minus_j"])
-    return f"~ {text} (estimated)" if kind == "estimated" else text
+        return UNKNOWN
+    return marked(format_quantity(amount, "J", energy[f"{kind}_plus_minus_j"]), kind)
 
 
 def run_table(summary: Mapping[str, Any]) -> RenderableType:
     """One run: what it was, what it cost, where that went, what to try, and why something is unknown."""
-    return Group(_facts(summary), _phases(summary), _verdict(summary["verdict"]), _notes(summary["notes"]))
-
-
-def overview_table(frame: pl.DataFrame) -> RenderableType:
-    """All runs, one row each."""
-    table = _table("run", "status", "steps", "tokens", "loss", "time", "energy", "J/token", "MFU")
-    for row in frame.iter_rows(named=True):
-        source = row["energy_source"]
-        table.add_row(
-            Text(row["run_id"]),  # never markup: names are other people's text
-            row["status"],
-            _cell(row["steps"], ""),
-            _cell(row["tokens"], ""),
-            _number(row["loss"]),
-            _cell(row["duration_s"], "s"),
-            _energy_cell(row[f"{source or 'measured'}_j"], "J", source),
-            _energy_cell(row["energy_per_token_j"], "J", source),
-            _cell(row["mfu"], "fraction"),
-        )
-    return _with_legend(table, frame)
-
-
-def points_table(frame: pl.DataFrame, *, wide: bool = True) -> RenderableType:
-    """Efficiency against scale, one row a point.
-
-    Args:
-        frame: From `metrics.points.scale_points`.
-        wide: False leaves out what follows from the other columns, to fit 80 characters.
-    """
-    narrow = ("params", "tokens", "loss", "time", "energy", "J/token", "MFU", "memory")
-    emits = ("CO2e",) if wide and frame["emissions_g"].count() else ()
-    table = _table(*narrow, *(("tokens/J", "FLOP/s", *emits) if wide else ()))
-    for row in frame.iter_rows(named=True):
-        source = row["energy_source"]
-        cells = [
-            _cell(row["params"], ""),
-            _cell(row["tokens"], ""),
-            _number(row["loss"], row["loss_plus_minus"] if wide else None),
-            _cell(row["duration_s"], "s"),
-            _energy_cell(row["energy_j"], "J", source, row["energy_plus_minus_j"]),
-            _energy_cell(row["energy_per_token_j"], "J", source),
-            _cell(row["mfu"], "fraction"),
-            _cell(row["memory_bytes"], "B"),
-            _energy_cell(row["tokens_per_j"], "", source),
-            _cell(row["flops_per_s"], "FLOP/s"),
-            _energy_cell(row["emissions_g"], "g", source),
-        ]
-        table.add_row(*cells[: len(table.columns)])
-    return _with_legend(table, frame)
+    return Group(
+        _facts(summary), _phases(summary), _verdict(summary["verdict"]), *_notes(grouped_notes(summary))
+    )
 
 
 def _facts(summary: Mapping[str, Any]) -> RenderableType:
-    energy, efficiency, carbon = summary["energy"], summary["efficiency"], summary["carbon"]
-    tokens = summary["tokens"]
-    rate = ("tokens_per_s", "tokens/s") if tokens is not None else ("samples_per_s", "samples/s")
+    energy, efficiency, memory = summary["energy"], summary["efficiency"], summary["memory"]
+    per_title, per_j, per_unit = energy_per(efficiency)
+    throughput = throughput_text(summary)
     rows = {
-        "run": f"{summary['run_id']} ({summary['status']})",
+        "run": f"{summary['run_id']} ({status_text(summary)})",
         "steps": f"{summary['steps'] or 'none seen'} in {format_quantity(summary['duration_s'], 's')}",
-        "work": format_quantity(tokens, "tokens")
-        if tokens is not None
-        else format_quantity(summary["samples"], "samples"),
-        "throughput": format_quantity(summary["throughput"][rate[0]], rate[1]),
+        "work": work_text(summary),
+        "throughput": throughput if throughput == UNKNOWN else f"{throughput} ({INSIDE_STEPS})",
         "energy": energy_text(energy, "measured") if energy["headline"] == "measured" else "not measured",
         "energy, CPU time": energy_text(energy, "estimated"),
-        "energy per token": _marked(efficiency["energy_per_token_j"], "J/token", energy["headline"]),
+        per_title.lower(): _marked(per_j, per_unit, energy["headline"]),
         "FLOP/s": format_quantity(efficiency["flops_per_s"], "FLOP/s"),
-        "MFU": _utilization(efficiency),
-        "roofline": _roofline(efficiency["roofline"]),
-        "FLOPs count": efficiency["flops_convention"] or "unknown",
-        "peak memory, host": format_quantity(summary["memory"]["peak_host_rss_bytes"], "B"),
-        "peak memory, GPU": format_quantity(summary["memory"]["peak_reserved_bytes"], "B"),
+        "MFU": mfu_text(efficiency),
+        "HFU": hfu_text(efficiency),
+        "roofline": roofline_text(efficiency),
+        "FLOPs count": efficiency.get("flops_convention") or UNKNOWN,
+        "peak memory, host": format_quantity(memory["peak_host_rss_bytes"], "B"),
+        "peak memory, GPU": format_quantity(memory["peak_reserved_bytes"], "B"),
         "clocks held back": _throttling(summary["throttling"]),
-        **carbon_rows(carbon, energy["headline"]),
+        **carbon_rows(summary["carbon"], energy["headline"]),
         **second_opinion_rows(summary["second_opinions"]),
     }
     table = Table.grid(padding=(0, 2))
     for name, value in rows.items():
-        if value not in ("unknown", "not measured") or name in ("energy", "energy per token", "MFU"):
+        if value not in (UNKNOWN, "not measured") or name in ("energy", per_title.lower(), "MFU"):
             table.add_row(Text(name, style="dim"), Text(value))
     return table
 
@@ -155,19 +125,28 @@ def _roofline(place: Mapping[str, Any]) -> str:
 def _throttling(rows: Sequence[Mapping[str, Any]]) -> str:
     """Why and how often a GPU was slowed down; "unknown" when none was, which is not shown."""
     words = [f"{row['reason']} in {format_quantity(row['share'], 'fraction')} of readings" for row in rows]
-    return "; ".join(dict.fromkeys(words)) or "unknown"
+    return "; ".join(dict.fromkeys(words)) or UNKNOWN
 
 
 def _phases(summary: Mapping[str, Any]) -> RenderableType:
-    table = _table("phase", "time", "share", "energy")
+    """Time and joules by phase; how the joules were got, unless all are from CPU time."""
+    if not summary["phases"]:
+        return Text("")
+    told = any(phase.get("method") not in (None, "cpu time") for phase in summary["phases"])
+    of_rank = ", rank 0's devices only" if summary["world_size"] > 1 else ""
+    table = new_table("phase", "time", "share", f"energy{of_rank}", *(("how",) if told else ()))
     whole_s = summary["duration_s"] or 0.0
     for row in summary["phases"]:
         share = row["duration_s"] / whole_s if whole_s else None
-        energy = _marked(row["energy_j"], "J", row["source"], row["plus_minus_j"])
-        table.add_row(
-            row["phase"], format_quantity(row["duration_s"], "s"), format_quantity(share, "fraction"), energy
-        )
-    return table if summary["phases"] else Text("")
+        cells = [
+            row["phase"],
+            format_quantity(row["duration_s"], "s"),
+            format_quantity(share, "fraction"),
+            _marked(row["energy_j"], "J", row["source"], row["plus_minus_j"]),
+            METHODS.get(row.get("method") or "", ""),
+        ]
+        table.add_row(*cells[: len(table.columns)])
+    return table
 
 
 def _verdict(findings: Sequence[Mapping[str, Any]] | None) -> RenderableType:
@@ -180,48 +159,18 @@ def _verdict(findings: Sequence[Mapping[str, Any]] | None) -> RenderableType:
     return Text.assemble(("verdict", "bold"), text, "\n") if text else text
 
 
-def _notes(notes: Mapping[str, str]) -> RenderableType:
-    """Each reason once, with the names that it stands for."""
-    names: dict[str, list[str]] = {}
-    for name, reason in notes.items():
-        names.setdefault(reason, []).append(name.rpartition(".")[2])
-    lines = [f"{', '.join(dict.fromkeys(keys))}: {reason}" for reason, keys in names.items()]
-    return (
-        Text("\n".join(["notes", *(f"  {line}" for line in lines[:_SHOWN_NOTES])]), style="dim")
-        if lines
-        else Text("")
-    )
-
-
-def _table(*columns: str) -> Table:
-    table = Table(box=None, header_style="bold", padding=(0, 1))
-    for number, name in enumerate(columns):
-        table.add_column(name, justify="left" if number == 0 else "right", no_wrap=True)
-    return table
-
-
-def _with_legend(table: Table, frame: pl.DataFrame) -> RenderableType:
-    if "estimated" not in frame["energy_source"].drop_nulls().to_list():
-        return table
-    return Group(table, Text("~ estimated from CPU time, not measured", style="dim"))
-
-
-def _cell(value: float | None, unit: str) -> str:
-    return "-" if value is None else format_quantity(value, unit)
-
-
-def _number(value: float | None, plus_minus: float | None = None) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.3f}" if plus_minus is None else f"{value:.3f} ± {plus_minus:.3f}"
-
-
-def _energy_cell(value: float | None, unit: str, source: str | None, plus_minus: float | None = None) -> str:
-    if value is None:
-        return "-"
-    return ("~ " if source == "estimated" else "") + format_quantity(value, unit, plus_minus)
+def _notes(found: Notes) -> list[RenderableType]:
+    """What is not known and what must be known, one line each; `--json` has every note."""
+    parts: list[RenderableType] = []
+    for title, lines in (("not known", found.unknown), ("to know", found.remarks)):
+        if lines:
+            table = Table.grid(padding=(0, 2))
+            for name, why in lines.items():
+                table.add_row(Text(f"  {name}", style="dim"), Text(why, style="dim"))
+            parts += [Text(title, style="dim bold"), table]
+    return parts
 
 
 def _marked(value: float | None, unit: str, source: str | None, plus_minus: float | None = None) -> str:
     text = format_quantity(value, unit, plus_minus)
-    return f"~ {text} (estimated)" if source == "estimated" and value is not None else text
+    return text if value is None else marked(text, source or "")

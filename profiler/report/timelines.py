@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from profiler.errors import UsageError
-from profiler.report.axes import clock_unit, label_expression, linear_ticks
+from profiler.report.axes import clock_unit, label_expression, linear_ticks, loss_title
 from profiler.report.drawing import DEVICE_COLOURS, load_altair, rows
 from profiler.report.quantity import format_quantity
 
@@ -32,11 +32,12 @@ def power_chart(power: pl.DataFrame) -> alt.LayerChart:
         UsageError: No power is known, with the reason; or Altair is not installed.
     """
     why = "No sensor gave joules or watts. 'joulescale doctor' lists the sensors and why some are missing."
-    return _lines(_device_series(power, "power_w"), "Power (W)", "W", f"Power over time is unknown. {why}")
+    series = _device_series(power, "power_w")
+    return _lines(series, "Power (W)", "W", f"Power over time is unknown. {why}", end_s=_end_s(power))
 
 
 def utilization_chart(power: pl.DataFrame) -> alt.LayerChart:
-    """Share of time in which each device did anything at all: not efficiency.
+    """Share of time in which each device did anything at all, for whomever: not efficiency.
 
     Args:
         power: The table of `profiler.metrics.timeline.power_timeline`.
@@ -45,7 +46,13 @@ def utilization_chart(power: pl.DataFrame) -> alt.LayerChart:
         UsageError: No utilization is known, with the reason; or Altair is not installed.
     """
     why = "Device utilization is unknown: no device reported it during this run."
-    return _lines(_device_series(power, "utilization"), "Device time in use", "fraction", why)
+    cpu = pl.col("component") == "cpu"
+    name = pl.coalesce("name", "device")
+    told = power.with_columns(
+        name=pl.when(cpu).then(pl.format("{}, whole machine, other processes too", name)).otherwise(name)
+    )
+    series = _device_series(told, "utilization")
+    return _lines(series, "Device time in use", "fraction", why, end_s=_end_s(power))
 
 
 def memory_chart(steps: pl.DataFrame, power: pl.DataFrame | None = None) -> alt.LayerChart:
@@ -66,20 +73,22 @@ def memory_chart(steps: pl.DataFrame, power: pl.DataFrame | None = None) -> alt.
         gpus = power.filter(pl.col("component") == "gpu")
         frames.append(_device_series(gpus, "memory_used_bytes", "In use on "))
     why = "Memory over time is unknown: the run recorded neither device nor host memory."
-    return _lines(pl.concat(frames), "Memory", "B", why)
+    return _lines(pl.concat(frames), "Memory", "B", why, end_s=_end_s(steps))
 
 
-def loss_chart(steps: pl.DataFrame) -> alt.LayerChart:
+def loss_chart(steps: pl.DataFrame, workload: str | None = None) -> alt.LayerChart:
     """Training loss of every step over time.
 
     Args:
         steps: The table of `profiler.metrics.timeline.step_timeline`.
+        workload: Of the run; it says what the loss is in.
 
     Raises:
         UsageError: No loss was logged; or Altair is not installed.
     """
     why = "Loss over time is unknown: the run did not log one. Log it as 'loss' in training_step."
-    return _lines(_rank_series(steps, "loss", "Loss"), "Loss (nats/token)", "", why, from_zero=False)
+    series, title = _rank_series(steps, "loss", "Training loss"), loss_title("training", [workload])
+    return _lines(series, title, "", why, from_zero=False, end_s=_end_s(steps))
 
 
 def throughput_chart(steps: pl.DataFrame) -> alt.LayerChart:
@@ -95,8 +104,8 @@ def throughput_chart(steps: pl.DataFrame) -> alt.LayerChart:
     samples = _rank_series(steps, "samples_per_s", "Samples/s")
     why = "Throughput is unknown: the run counted neither tokens nor samples."
     if tokens.is_empty():
-        return _lines(samples, "Throughput (samples/s)", "samples/s", why)
-    return _lines(tokens, "Throughput (tokens/s)", "tokens/s", why)
+        return _lines(samples, "Throughput (samples/s)", "samples/s", why, end_s=_end_s(steps))
+    return _lines(tokens, "Throughput (tokens/s)", "tokens/s", why, end_s=_end_s(steps))
 
 
 def downsample(frame: pl.DataFrame, most: int = MAX_POINTS) -> pl.DataFrame:
@@ -150,14 +159,19 @@ def _rank_series(steps: pl.DataFrame, column: str, title: str) -> pl.DataFrame:
     )
 
 
+def _end_s(frame: pl.DataFrame) -> float:
+    """When the last of a timeline happened: one point alone needs an axis around it."""
+    return float(frame["time_s"].max() or 0.0) if len(frame) else 0.0  # type: ignore[arg-type]
+
+
 def _known(frame: pl.DataFrame) -> pl.DataFrame:
     return frame.with_columns(pl.col("value").cast(pl.Float64)).drop_nulls("value")
 
 
 def _lines(
-    series: pl.DataFrame, title: str, unit: str, why_unknown: str, *, from_zero: bool = True
+    series: pl.DataFrame, title: str, unit: str, why_unknown: str, *, from_zero: bool = True, end_s: float
 ) -> alt.LayerChart:
-    """Lines over time, with a band from least to most where one point stands for many."""
+    """Lines over time, with a band from least to most where one point stands for many; a lone point is a dot."""
     if series.is_empty():
         raise UsageError(why_unknown)
     alt = load_altair()
@@ -167,8 +181,9 @@ def _lines(
         source=pl.when(pl.col("source") == "estimated")
         .then(pl.lit("estimated"))
         .otherwise(pl.lit("measured")),
+        alone=pl.len().over("series") == 1,
     )
-    base = alt.Chart(rows(drawn)).encode(_time(drawn), _colour(drawn))
+    base = alt.Chart(rows(drawn)).encode(_time(drawn, end_s), _colour(drawn))
     dash = alt.StrokeDash(
         "source:N", scale=alt.Scale(domain=["measured", "estimated"], range=[[1, 0], [5, 4]]), legend=None
     )
@@ -182,7 +197,8 @@ def _lines(
         _height(drawn, unit, from_zero, "low"), alt.Y2("high")
     )
     line = base.mark_line(strokeWidth=1.8).encode(_height(drawn, unit, from_zero), dash)
-    dots = base.mark_circle(size=60, opacity=0).encode(_height(drawn, unit, from_zero), tooltip=tooltip)
+    seen = alt.condition(alt.datum.alone, alt.value(1.0), alt.value(0.0))
+    dots = base.mark_circle(size=60).encode(_height(drawn, unit, from_zero), opacity=seen, tooltip=tooltip)
     return alt.layer(band, line, dots).properties(  # type: ignore[no-any-return]
         width=_WIDTH, height=_HEIGHT, title=_title(drawn, title)
     )
@@ -199,9 +215,9 @@ def _title(drawn: pl.DataFrame, title: str) -> Any:
     return alt.Title(title, subtitle=subtitle or alt.Undefined, anchor="start", fontSize=14, offset=10)
 
 
-def _time(drawn: pl.DataFrame) -> Any:
+def _time(drawn: pl.DataFrame, end_s: float) -> Any:
     alt = load_altair()
-    end: float = drawn["time_s"].max() or 1.0  # type: ignore[assignment]
+    end: float = max(drawn["time_s"].max() or 0.0, end_s) or 1.0  # type: ignore[assignment]
     size, name = clock_unit(end)
     return alt.X(
         "time_s:Q",

@@ -137,7 +137,7 @@ def test_scale_changes_with_its_axis(page, port):
     before = chart.screenshot()
     page.get_by_role("combobox", name="Up").click()
     page.get_by_role("option", name="Loss").click()
-    page.get_by_text("Loss against model size").wait_for()
+    page.get_by_text("Validation loss against model size").wait_for()
     page.wait_for_timeout(1500)
     assert chart.screenshot() != before
 
@@ -222,7 +222,7 @@ def test_the_html_of_a_chart_draws_without_a_network(browser, smoke_runs, tmp_pa
     page.on("request", lambda request: wanted.append(request.url))
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.goto(plot.as_uri())
-    page.get_by_text("Loss against model size").wait_for(timeout=WAIT_MS)
+    page.get_by_text("Validation loss against model size").wait_for(timeout=WAIT_MS)
     page.close()
     assert errors == []
     assert [url for url in wanted if not url.startswith(("file:", "data:", "blob:"))] == []

@@ -1,0 +1,63 @@
+"""What happened over time, and where time and joules went by phase, as charts on a run's page."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import streamlit as st
+
+from dashboard.charts import draw_row, show
+from dashboard.data import run_timelines
+from dashboard.plain import plain
+from profiler.errors import UsageError
+from profiler.report.charts import (
+    loss_chart,
+    memory_chart,
+    phase_panel,
+    power_chart,
+    throughput_chart,
+    utilization_chart,
+)
+from profiler.store.runs import StoredRun
+
+_HEIGHT = 240
+
+
+def over_time(run: StoredRun) -> list[str]:
+    """Charts over time, two a row, an odd last one as wide as both; gives the reasons of those that cannot be drawn."""
+    power, steps = run_timelines(run.run_id)
+    charts: list[tuple[str, Callable[[], Any]]] = [
+        ("power", lambda: power_chart(power)),
+        ("loss", lambda: loss_chart(steps, run.manifest.workload)),
+        ("throughput", lambda: throughput_chart(steps)),
+        ("memory", lambda: memory_chart(steps, power)),
+        ("utilization", lambda: utilization_chart(power)),
+    ]
+    drawn: list[tuple[str, Any]] = []
+    reasons: list[str] = []
+    for name, draw in charts:
+        try:
+            drawn.append((f"run_{name}", draw()))
+        except UsageError as error:
+            reasons.append(str(error))
+    st.subheader("Over time")
+    for start in range(0, len(drawn), 2):
+        draw_row(dict(drawn[start : start + 2]), height=_HEIGHT)
+    return reasons
+
+
+def by_phase(summary: Mapping[str, Any]) -> None:
+    """Time and energy by phase, side by side."""
+    phases: Sequence[Mapping[str, Any]] = summary["phases"]
+    st.subheader("By phase")
+    if summary["world_size"] > 1:
+        st.caption("Time of rank 0, and energy of its devices only.")
+    try:
+        panels = [phase_panel(phases, column) for column in ("duration_s", "energy_j")]
+    except UsageError as error:
+        st.info(plain(str(error)))
+        return
+    for column, panel, name in zip(st.columns(2), panels, ("time", "energy"), strict=True):
+        with column.container(border=True, height="stretch", gap="xsmall"):
+            show(panel, key=f"phases_{name}")

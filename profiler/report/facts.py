@@ -1,0 +1,133 @@
+"""Single facts of a run in words: its state, work, speed, utilization. For the terminal and the dashboard alike."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from profiler.report.quantity import UNKNOWN, format_quantity
+
+LOST = "its process ended without saying so"
+INTERRUPTED = "it was stopped before its end"
+NO_MANIFEST = "its run.json cannot be read"
+INSIDE_STEPS = "time inside steps only"
+
+METHODS: Mapping[str, str] = {
+    "cpu time": "from CPU time",
+    "windows": "between changes of the counter",
+    "regression": "by regression over changes of the counter",
+    "bound": "by time, bar for the worst case",
+}
+"""How the joules of a phase were got, by `PhaseShare.method`."""
+
+SOURCES: Mapping[str, str] = {
+    "counter": "counter",
+    "integrated": "power, added up",
+    "module_scope": "counter of the whole module",
+    "shared_gpu": "counter, shared with other processes",
+    "parent_of_mig": "counter of the whole GPU, of which MIG gave a part",
+    "estimated": "estimated",
+}
+"""How the joules of a device were got, by its source word."""
+
+PLUS_MINUS = {
+    "energy": "± of energy: half its error bar, of the sensor or the estimate",
+    "loss": "± of val. loss: half its 95 % interval over the held-out data, not over seeds",
+}
+
+
+def status_text(summary: Mapping[str, Any]) -> str:
+    """How a run stands, and what is known of how it got there: `lost: its process ended without saying so, ...`."""
+    text, notes = str(summary["status"]), summary["notes"]
+    if text == "lost":
+        text += f": {_how_lost(summary)}"
+    elif text == "interrupted":
+        text += f": {notes.get('ended', INTERRUPTED)}"
+    elif text == "damaged":
+        text += f": {NO_MANIFEST}"
+    return f"{text}, damaged" if "damaged file 1" in notes and summary["status"] != "damaged" else text
+
+
+def work_text(summary: Mapping[str, Any]) -> str:
+    """Tokens, or else samples."""
+    return format_quantity(summary[_counted(summary)], _counted(summary))
+
+
+def throughput_text(summary: Mapping[str, Any]) -> str:
+    """Tokens a second, or samples where tokens were not counted."""
+    unit = f"{_counted(summary)}/s"
+    return format_quantity(summary["throughput"][f"{_counted(summary)}_per_s"], unit)
+
+
+def energy_per(efficiency: Mapping[str, Any]) -> tuple[str, float | None, str]:
+    """What a unit of work costs: its title, joules, unit. Of a sample where tokens were not counted."""
+    unit = _unit(efficiency)
+    return f"Energy per {unit}", efficiency[f"energy_per_{unit}_j"], f"J/{unit}"
+
+
+def mfu_text(efficiency: Mapping[str, Any]) -> str:
+    """MFU with its peak and where that is from: `13.0 % of 88.0 GFLOP/s fp32, measured`."""
+    text = format_quantity(efficiency["mfu"], "fraction")
+    return text if text == UNKNOWN else f"{text} of {peak_text(efficiency)}"
+
+
+def peak_text(efficiency: Mapping[str, Any]) -> str:
+    """The dense peak, its dtype and its source."""
+    peak = format_quantity(efficiency["peak_flops_per_s"], "FLOP/s")
+    source = (efficiency["peak_source"] or "").partition(":")[0]
+    return ", ".join(part for part in (f"{peak} {efficiency['peak_dtype'] or ''}".strip(), source) if part)
+
+
+def hfu_text(efficiency: Mapping[str, Any]) -> str:
+    """HFU, where more was executed than the model asks for; else unknown, for it is the MFU then."""
+    mfu, hfu = efficiency["mfu"], efficiency["hfu"]
+    if hfu is None or (mfu is not None and hfu < 1.005 * mfu):
+        return UNKNOWN
+    return f"{format_quantity(hfu, 'fraction')}, all executed FLOPs counted"
+
+
+def roofline_text(efficiency: Mapping[str, Any]) -> str:
+    """What the run is bound by, how far it is from that limit, and from which numbers."""
+    place = efficiency.get("roofline") or {}
+    if place.get("bound") is None:
+        return UNKNOWN
+    share = format_quantity(place["share_of_attainable"], "fraction")
+    intensity, ridge = (f"{place[f'{key}_flops_per_byte']:.3g}" for key in ("intensity", "ridge"))
+    return f"{place['bound']}-bound, at {share} of its limit ({intensity} FLOP/B; the ridge is at {ridge})"
+
+
+def methods_text(phases: Sequence[Mapping[str, Any]]) -> str:
+    """How the joules by phase were got: `Measured. forward, backward: by regression ...`."""
+    names: dict[str, list[str]] = {}
+    for phase in phases:
+        method = METHODS.get(phase.get("method") or "")
+        if method:
+            names.setdefault(method, []).append(phase["phase"])
+    if any(phase.get("source") == "estimated" for phase in phases):
+        return "estimated from CPU time, not measured"
+    return "; ".join(f"{', '.join(of)}: {method}" for method, of in names.items())
+
+
+def _how_lost(summary: Mapping[str, Any]) -> str:
+    moment = _clock_time(summary["heartbeat"] or "")
+    return f"{LOST}, last sign of life {moment}" if moment else LOST
+
+
+def _clock_time(moment: str) -> str:
+    """`09:00:41 UTC`, with the day in front unless it is today's."""
+    try:
+        when = datetime.fromisoformat(moment).astimezone(UTC)
+    except ValueError:
+        return ""
+    today = when.date() == datetime.now(UTC).date()
+    return when.strftime("%H:%M:%S UTC" if today else "%Y-%m-%d %H:%M:%S UTC")
+
+
+def _counted(summary: Mapping[str, Any]) -> str:
+    return "samples" if summary["tokens"] is None and summary["samples"] is not None else "tokens"
+
+
+def _unit(row: Mapping[str, Any]) -> str:
+    per_token, per_sample = row["energy_per_token_j"], row["energy_per_sample_j"]
+    return "sample" if per_token is None and per_sample is not None else "token"

@@ -1,0 +1,148 @@
+"""Tables of many runs in a terminal: all runs, and efficiency against scale. Estimates have a tilde."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import polars as pl
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from profiler.report.facts import INTERRUPTED, LOST, PLUS_MINUS, energy_per
+from profiler.report.quantity import format_quantity
+
+ESTIMATED = "~ estimated from CPU time, not measured"
+
+_LOSSES = {"training": "train loss", "validation": "val. loss"}
+
+
+def overview_table(frame: pl.DataFrame) -> RenderableType:
+    """All runs, one row each; emissions where they are known.
+
+    Args:
+        frame: From `metrics.overview.overview`.
+    """
+    emits = ("CO2e",) if frame["emissions_g"].count() else ()
+    columns = ("run", "status", "steps", "tokens", "train loss", "time", "energy", "energy per", "MFU")
+    table = new_table(*columns, *emits)
+    for row in frame.iter_rows(named=True):
+        source = row["energy_source"]
+        _, per, unit = energy_per(row)
+        cells: list[Text | str] = [
+            Text(row["run_id"]),  # never markup: names are other people's text
+            status_cell(row),
+            _cell(row["steps"], ""),
+            _cell(row["tokens"], ""),
+            _number(row["loss"]),
+            _cell(row["duration_s"], "s"),
+            _energy_cell(row[f"{source or 'measured'}_j"], "J", source),
+            _energy_cell(per, unit, source),
+            _cell(row["mfu"], "fraction"),
+            _energy_cell(row["emissions_g"], "g", source),
+        ]
+        table.add_row(*cells[: len(table.columns)])
+    return _with_legend(table, frame, _of_runs(frame))
+
+
+def points_table(frame: pl.DataFrame, *, wide: bool = True) -> RenderableType:
+    """Efficiency against scale, one row a point.
+
+    Args:
+        frame: From `metrics.points.scale_points`.
+        wide: False leaves out what follows from the other columns, to fit 80 characters.
+    """
+    kinds = frame["loss_kind"].unique().to_list()
+    loss = _LOSSES.get(kinds[0], "loss") if len(kinds) == 1 else "loss"
+    narrow = ("params", "tokens", loss, "time", "energy", "J/token", "MFU", "memory")
+    emits = ("CO2e",) if wide and frame["emissions_g"].count() else ()
+    table = new_table(*narrow, *(("tokens/J", "FLOP/s", *emits) if wide else ()))
+    for row in frame.iter_rows(named=True):
+        source = row["energy_source"]
+        cells = [
+            _cell(row["params"], ""),
+            _cell(row["tokens"], ""),
+            _loss_cell(row, wide=wide, mixed=len(kinds) > 1),
+            _cell(row["duration_s"], "s"),
+            _energy_cell(row["energy_j"], "J", source, row["energy_plus_minus_j"]),
+            _energy_cell(row["energy_per_token_j"], "J", source),
+            _cell(row["mfu"], "fraction"),
+            _cell(row["memory_bytes"], "B"),
+            _energy_cell(row["tokens_per_j"], "", source),
+            _cell(row["flops_per_s"], "FLOP/s"),
+            _energy_cell(row["emissions_g"], "g", source),
+        ]
+        table.add_row(*cells[: len(table.columns)])
+    return _with_legend(table, frame, _of_points(frame, wide=wide))
+
+
+def damaged_sentence(frame: pl.DataFrame) -> str | None:
+    """How many of these runs or points come from damaged files; None if none does.
+
+    Args:
+        frame: One row a run, or, with a column `budget_tokens`, one row a point.
+    """
+    count, whole = frame["damaged"].sum(), len(frame)
+    if not count:
+        return None
+    if "budget_tokens" in frame.columns:
+        return f"{count} of these {whole} points {'comes' if count == 1 else 'come'} from runs with damaged files."
+    return f"{count} {'run has' if count == 1 else 'runs have'} damaged files: see 'joulescale show NAME'"
+
+
+def status_cell(row: Mapping[str, Any]) -> str:
+    """A run's status, and whether files of it are damaged: `finished, damaged`."""
+    status: str = row["status"]
+    return f"{status}, damaged" if row["damaged"] and status != "damaged" else status
+
+
+def new_table(*columns: str) -> Table:
+    """An empty table: the first column to the left, numbers to the right."""
+    table = Table(box=None, header_style="bold", padding=(0, 1))
+    for number, name in enumerate(columns):
+        table.add_column(name, justify="left" if number == 0 else "right", no_wrap=True)
+    return table
+
+
+def _of_runs(frame: pl.DataFrame) -> list[str | None]:
+    statuses = frame["status"].unique().to_list()
+    told = {"lost": f"lost: {LOST}", "interrupted": f"interrupted: {INTERRUPTED}"}
+    return [*(sentence for status, sentence in told.items() if status in statuses), damaged_sentence(frame)]
+
+
+def _of_points(frame: pl.DataFrame, *, wide: bool) -> list[str | None]:
+    has_loss_bars = wide and frame["loss_plus_minus"].count()
+    bars = [
+        PLUS_MINUS["energy"] if frame["energy_plus_minus_j"].count() else None,
+        PLUS_MINUS["loss"] if has_loss_bars else None,
+    ]
+    return [*bars, damaged_sentence(frame)]
+
+
+def _with_legend(table: Table, frame: pl.DataFrame, lines: Sequence[str | None]) -> RenderableType:
+    estimated = "estimated" in frame["energy_source"].drop_nulls().to_list()
+    said = [line for line in (ESTIMATED if estimated else None, *lines) if line]
+    return Group(table, Text("\n".join(said), style="dim")) if said else table
+
+
+def _loss_cell(row: Mapping[str, Any], *, wide: bool, mixed: bool) -> str:
+    text = _number(row["loss"], row["loss_plus_minus"] if wide else None)
+    kind = {"training": " train", "validation": " val."}.get(row["loss_kind"], "")
+    return text + kind if mixed and row["loss"] is not None else text
+
+
+def _cell(value: float | None, unit: str) -> str:
+    return "-" if value is None else format_quantity(value, unit)
+
+
+def _number(value: float | None, plus_minus: float | None = None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.3f}" if plus_minus is None else f"{value:.3f} ± {plus_minus:.3f}"
+
+
+def _energy_cell(value: float | None, unit: str, source: str | None, plus_minus: float | None = None) -> str:
+    if value is None:
+        return "-"
+    return ("~ " if source == "estimated" else "") + format_quantity(value, unit, plus_minus)
