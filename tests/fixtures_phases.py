@@ -12,7 +12,7 @@ from profiler.metrics.counter_ticks import Readings
 from profiler.metrics.phase_clock import PhaseClock
 from profiler.records import STEP_PHASES
 
-ORDER = ("data", "forward", "backward", "other", "optimizer")
+ORDER = ("other", "data", "forward", "backward", "optimizer")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,6 +7,7 @@ import json
 import pickle
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -674,3 +675,30 @@ def test_cuda_visible_devices_picks_the_right_gpu(
     measured = [c for c in found["summary"]["energy"]["components"] if c["component"] == "gpu"]
     assert [c["device"] for c in measured] == [device]
     assert abs(measured[0]["energy_j"] - found["truth"][device]) <= measured[0]["plus_minus_j"]
+
+
+@pytest.mark.parametrize("slow", ["callback", "loader"])
+def test_a_slow_callback_is_no_data_wait_and_a_slow_loader_is(slow: str, tmp_path: Path) -> None:
+    class Slow(L.Callback):
+        def on_train_batch_end(self, *args: Any) -> None:
+            time.sleep(0.02 if slow == "callback" else 0.0)
+
+    class Late(TensorDataset):
+        def __getitem__(self, index: int) -> Any:
+            time.sleep(0.02 / 16 if slow == "loader" else 0.0)
+            return super().__getitem__(index)
+
+    L.Trainer(
+        max_epochs=2,
+        callbacks=[EfficiencyMonitor(tmp_path), Slow()],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        accelerator="cpu",
+    ).fit(Classifier(mlp()), DataLoader(Late(*features().tensors), 16))
+    phases = {row["phase"]: row["duration_s"] for row in stored(tmp_path)["phases"]}
+    at_least_s = 10 * 0.02  # of twelve batches; the last ends its epoch
+    booked, spared = ("other", "data") if slow == "callback" else ("data", "other")
+    assert phases[booked] >= at_least_s
+    assert phases[spared] < phases[booked] / 2

@@ -147,7 +147,7 @@ def test_what_a_frozen_counter_did_not_tell_moves_no_phase():
     assert before.energy_j is not None
     assert after.energy_j is not None
     assert after.method == "regression"
-    assert after.energy_j == pytest.approx(before.energy_j * (1.0 - 3.0 / 121.0), rel=0.02)
+    assert after.energy_j == pytest.approx(before.energy_j * (1.0 - 3.0 / 121.0), rel=0.03)
 
 
 def test_devices_of_one_process_are_added_with_their_bars():

@@ -278,7 +278,7 @@ def test_every_second_is_booked_once(actions: list[tuple[str | None, int]]):
         run.clock.advance(ticks / 64)
         outside += ticks / 64 if phase is None else 0.0
         unfinished += ticks / 64 if phase in STEP_PHASES else 0.0
-        worked = worked or (phase in STEP_PHASES and phase != "data" and ticks > 0)
+        worked = worked or (phase in STEP_PHASES and phase not in ("data", "other") and ticks > 0)
     run.recorder.flush()
     in_steps = sum(s.duration_s for s in run.steps)
     in_marks = sum((m.end_s or 0.0) - m.start_s for m in run.marks)

@@ -37,6 +37,7 @@ from profiler.integrations.lightning_facts import (
     phase_note,
     with_params,
 )
+from profiler.integrations.lightning_fetch import announce_fetches
 from profiler.measure.guard import Guard, guarded
 from profiler.measure.idle import checked_idle_s, record_idle
 from profiler.measure.probes import OpenProbes, open_probes
@@ -120,6 +121,7 @@ class EfficiencyMonitor(pl.Callback):
         self._loss: Any = None
         self._microbatches = 0
         self._updated = False
+        self._between: Phase = "data"  # the phase after a batch, until the next is asked for
         self._step = 0
 
     def __getstate__(self) -> dict[str, Any]:
@@ -226,6 +228,7 @@ class EfficiencyMonitor(pl.Callback):
         if self._work_counter:
             self._work_counter.begin_epoch()
         self._enter("data")
+        self._between = "data"
 
     @guarded("recording")
     def on_train_batch_start(
@@ -235,6 +238,8 @@ class EfficiencyMonitor(pl.Callback):
         if self._session and self._work_counter:
             self._session.recorder.enter("forward")
             self._work_counter.begin(batch)
+            if self._between == "data" and announce_fetches(trainer, self._fetch):
+                self._between = "other"
 
     @guarded("recording")
     def on_before_backward(
@@ -276,7 +281,7 @@ class EfficiencyMonitor(pl.Callback):
     @guarded("recording")
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Back to waiting for the next batch."""
-        self._enter(None if trainer.sanity_checking else "data")
+        self._enter(None if trainer.sanity_checking else self._between)
 
     @guarded("recording")
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -301,6 +306,11 @@ class EfficiencyMonitor(pl.Callback):
 
     # -- inside ----------------------------------------------------------------------------------------------------
 
+    @guarded("recording")
+    def _fetch(self) -> None:
+        """Lightning asks for the next batch: from here on is data wait."""
+        self._enter("data")
+
     def _enter(self, phase: Phase | None) -> None:
         if self._session:
             self._session.recorder.enter(phase)
@@ -318,7 +328,7 @@ class EfficiencyMonitor(pl.Callback):
         if self._updated:
             self._end_step(trainer)
         else:
-            self._session.recorder.enter("data")
+            self._session.recorder.enter(self._between)
 
     @guarded("counting FLOPs")
     def _end_count(self) -> None:
@@ -338,6 +348,7 @@ class EfficiencyMonitor(pl.Callback):
             loss=self._mean_loss(trainer),
             memory=self._memory.read(),
             metrics=logged_numbers(trainer, self._step),
+            then=self._between,
         )
         self._work, self._loss, self._updated, self._microbatches = None, None, False, 0
 

@@ -109,8 +109,8 @@ class _Spent:
         self.start_s, self.timed, self.forwards = start.time_s, start.timed, 0
 
     def has_worked(self) -> bool:
-        """Whether anything but waiting was booked."""
-        return any(self.wall[phase] > 0.0 for phase in STEP_PHASES if phase != "data")
+        """Whether anything but waiting, and what lies between two batches, was booked."""
+        return any(self.wall[phase] > 0.0 for phase in STEP_PHASES if phase not in ("data", "other"))
 
 
 class Digest:

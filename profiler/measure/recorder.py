@@ -108,8 +108,9 @@ class Recorder:
         loss: object = None,
         memory: Memory | None = None,
         metrics: Mapping[str, float] | None = None,
+        then: Phase = "data",
     ) -> None:
-        """Store one optimizer update: everything since the last one. The phase `data` is open afterwards.
+        """Store one optimizer update: everything since the last one.
 
         Args:
             step: Its number.
@@ -117,8 +118,9 @@ class Recorder:
             loss: A number or a tensor of one element that nobody changes any more; it is read later.
             memory: If it was read.
             metrics: Whatever else was logged.
+            then: The phase that is open afterwards.
         """
-        self._note("data", StepEnd(step, work, self._scalars.later(loss), memory, metrics))
+        self._note(then, StepEnd(step, work, self._scalars.later(loss), memory, metrics))
         self._scalars.poll()
         if self._timer is not None:
             self._timer.poll()

@@ -32,7 +32,7 @@ _TITLES: Mapping[str, str] = {
     "forward": "the forward pass",
     "backward": "the backward pass",
     "optimizer": "the optimizer",
-    "other": "between backward and optimizer",
+    "other": "hooks and callbacks between batches",
     "validation": "validation",
     "checkpoint": "writing checkpoints",
     "outside steps": "work outside of steps",

@@ -25,7 +25,7 @@ REST = "outside steps"
 
 _HARMONICS = 6
 
-_EACH_MICROBATCH: tuple[StepPhase, ...] = ("data", "forward", "backward", "other")
+_EACH_MICROBATCH: tuple[StepPhase, ...] = ("other", "data", "forward", "backward")
 
 
 class PhaseClock:
