@@ -8,7 +8,7 @@ import sys
 import textwrap
 import threading
 import time
-from contextlib import suppress
+from contextlib import closing, suppress
 from itertools import pairwise
 from pathlib import Path
 
@@ -57,7 +57,7 @@ class TestOpening:
         (probe,) = probes.probes
         assert probe.counter.meter.device == "GPU-aaaa"
         assert probe.counter.meter.notes == (
-            "MIG: the energy is that of the whole parent GPU, of which this run used MIG-1111, MIG-2222. The "
+            "MIG: the energy is that of the whole parent GPU, of which this run had MIG-1111, MIG-2222. The "
             "hardware does not meter instances, so no share is claimed.",
         )
         assert probes.reasons == (
@@ -370,3 +370,11 @@ class TestSubprocess:
     def test_import_profiler_leaves_pynvml_alone(self) -> None:
         code = "import sys, profiler, profiler.hardware_events; assert 'pynvml' not in sys.modules"
         assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_gpu_that_is_cut_into_instances_is_a_parent_even_if_it_is_asked_for_whole(fake_nvml: FakeNvml):
+    fake_nvml.tell("gpu GPU-aaaa NVIDIA H100 80GB HBM3\nmig 0 MIG-1111\nmig 0 MIG-2222\npower 0 0 300")
+    with closing(open_gpus(["GPU-aaaa"], clock=fake_nvml.time)) as opened:
+        meter = opened.probes[0].counter.meter
+    assert meter.scope == "parent_of_mig"
+    assert "of which this run had MIG-1111, MIG-2222" in meter.notes[0]

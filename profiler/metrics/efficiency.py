@@ -142,7 +142,10 @@ def _likely_cause(manifest: Manifest, share: float) -> str:
         return f"FLOPs as counted are only {ratio:.3g} of what model_flops= gives, so the formula gives too many."
     source = manifest.peak_source or ""
     if source.startswith("measured"):
-        return "the machine was busy while its peak was measured. Measure it again when it is idle."
+        return (
+            "perhaps the machine was busy while its peak was measured (measure it again when it is idle), or FLOPs are"
+            " counted too high."
+        )
     if source == "given":
         return (
             "peak_flops_per_s= is too low for these devices or this dtype. It is one device's dense peak; leave it"

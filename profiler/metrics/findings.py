@@ -162,10 +162,11 @@ def _throttled(case: Case) -> Finding | None:
     worst = max(rows, key=lambda r: float(r["share"]), default=None)
     if worst is None or worst["share"] < THROTTLED:
         return None
+    reasons = " and ".join(dict.fromkeys(r["reason"] for r in rows if r["share"] >= THROTTLED))
     return Finding(
         finding="throttled",
         share=worst["share"],
-        says=f"Throttled: the driver held the clocks back in {worst['share']:.0%} of readings ({worst['reason']}).",
+        says=f"Throttled: the driver held the clocks back in {worst['share']:.0%} of readings ({reasons}).",
         first_try="look at cooling and power supply of that GPU; compare it with a sister GPU",
         numbers={"share_of_readings": worst["share"]},
     )

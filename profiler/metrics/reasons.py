@@ -15,11 +15,9 @@ _WHY_NULL: Mapping[str, str] = {
     "heartbeat": "the run did not say when it was last alive",
     "duration_s": "nothing was recorded of the fit",
     "energy.measured_j": "no energy sensor could be read",
-    "energy.measured_plus_minus_j": "no energy sensor could be read",
     "energy.measured_at_least_j": "no energy sensor could be read",
     "energy.measured_source": "no energy sensor could be read",
     "energy.estimated_j": "nothing was estimated",
-    "energy.estimated_plus_minus_j": "nothing was estimated",
     "efficiency.executed_flops": "executed FLOPs (with recomputation) were not counted",
     "efficiency.flops_convention": "whoever gave the FLOPs did not say what they count",
     "efficiency.flops_counted_over_given": "there is no formula and count of the same batch to compare",
@@ -36,6 +34,8 @@ _WHY_NULL: Mapping[str, str] = {
 _HEADLINE = "energy.<headline>_j"
 
 _MADE_OF: Mapping[str, tuple[str, ...]] = {
+    "energy.measured_plus_minus_j": ("energy.measured_j",),
+    "energy.estimated_plus_minus_j": ("energy.estimated_j",),
     "throughput.tokens_per_s": ("tokens",),
     "throughput.samples_per_s": ("samples",),
     "efficiency.flops_source": ("efficiency.model_flops",),

@@ -145,12 +145,18 @@ def open_gpus(uuids: Sequence[str], *, clock: Callable[[], float] = time.monoton
 
 
 def _whole_gpus(session: NvmlSession, uuids: Sequence[str]) -> tuple[dict[str, list[str]], list[str]]:
-    """Whole GPUs, each once, with the MIG instances that were asked for; and why some were not found."""
+    """Whole GPUs, each once, with the MIG instances that were asked for; and why some were not found.
+
+    A GPU that is asked for as a whole and is cut into instances stands for all of them: a process uses one.
+    """
     parents: dict[str, list[str]] = {}
     reasons = []
     for uuid in uuids:
         if not uuid.startswith("MIG-"):
-            parents.setdefault(uuid, [])
+            with suppress(SensorError):  # which opening it tells again
+                parents.setdefault(uuid, []).extend(
+                    NvmlDevice(session, uuid).ask("its instances", _mig_uuids)
+                )
             continue
         try:
             parent = NvmlDevice(session, uuid).ask("the parent GPU", _parent_uuid)
@@ -270,6 +276,6 @@ def _mig_notes(mig_uuids: Sequence[str]) -> tuple[str, ...]:
         return ()
     instances = ", ".join(mig_uuids)
     return (
-        f"MIG: the energy is that of the whole parent GPU, of which this run used {instances}. The hardware "
+        f"MIG: the energy is that of the whole parent GPU, of which this run had {instances}. The hardware "
         "does not meter instances, so no share is claimed.",
     )
