@@ -370,6 +370,14 @@ def test_a_manifest_that_lost_its_seed_is_still_listed(tmp_path: Path):
     assert overview(scan_runs(tmp_path))["seed"].to_list() == [None]
 
 
+def test_the_timeline_shows_the_power_that_the_device_told(tmp_path: Path):
+    run = scripted_run(tmp_path, counters=gpu(), name="told")
+    process = run.processes[0]
+    told = process.readings.with_columns(pl.lit(333.0).alias("power_w"))
+    run.__dict__["processes"] = (replace(process, readings=told),)
+    assert set(power_timeline(run)["power_w"].drop_nulls()) == {333.0}
+
+
 def test_a_loss_that_became_nan_is_null_and_says_since_when(tmp_path: Path):
     summary = summarize(waiting_run(tmp_path, steps=4, data_s=0.1, losses=(1.5, 1.4, math.nan, math.nan)))
     assert summary["loss"] is None

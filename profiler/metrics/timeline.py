@@ -28,7 +28,9 @@ POWER_SCHEMA = pl.Schema(
 def power_timeline(run: StoredRun) -> pl.DataFrame:
     """Power and gauges of every device over seconds of its process's clock.
 
-    Power is the mean between two changes of the energy counter, at the later one; gauges are as they were read.
+    Power is what the device itself told, where it does; else the mean between two changes of its energy counter, at the
+    later one. These instants are known to a sampling period only, so a short stretch can show a peak that never was.
+    Gauges are as they were read.
     """
     frames = [_device_timeline(curve) for curve in device_curves(run.processes)]
     return pl.concat([pl.DataFrame(schema=POWER_SCHEMA), *frames])
@@ -64,13 +66,12 @@ def _device_timeline(curve: DeviceCurve) -> pl.DataFrame:
     readings = curve.process.readings.filter(
         (pl.col("device") == device) & (pl.col("component") == component)
     )
-    gauges = readings.select("time_s", *_GAUGES)
-    if curve.curve.known:
+    told = pl.coalesce("power_w", "average_power_w").alias("power_w")
+    gauges = readings.select("time_s", *_GAUGES, told)
+    if gauges["power_w"].count() < 2 and curve.curve.known:
         time_s, _ = curve.curve.changes()
         power = pl.DataFrame({"time_s": time_s[1:], "power_w": curve.curve.power_w()})
-        gauges = gauges.join(power, on="time_s", how="full", coalesce=True)
-    else:
-        gauges = gauges.with_columns(pl.lit(None, pl.Float64).alias("power_w"))
+        gauges = gauges.drop("power_w").join(power, on="time_s", how="full", coalesce=True)
     labels = {
         "component": component,
         "device": device,
