@@ -3,11 +3,11 @@
 Of a larger run (benchmarks/phase_energy.py, 120 traces of 600 phases a row, 2026-11-22):
 
     trace                                        stated   inside   half-width of the median
-    constant phase powers                           492   99.6 %                      4.7 %
-    first and second half differ by +-20 %          436   99.3 %                      8.0 %
-    ticks that jitter by 2 ms                       419   99.3 %                      9.2 %
-    steps of 20 ms, counter of 100 ms               345   99.4 %                     17.0 %
-    steps of 200 ms in near pace with 100 ms        395   98.7 %                      5.3 %
+    constant phase powers                           471   99.6 %                      4.5 %
+    first and second half differ by +-20 %          402  100.0 %                      7.3 %
+    ticks that jitter by 2 ms                       392   99.5 %                      8.4 %
+    steps of 20 ms, counter of 100 ms               324   99.1 %                     16.6 %
+    steps of 200 ms in near pace with 100 ms        371   98.4 %                      7.0 %
 """
 
 from __future__ import annotations
