@@ -147,7 +147,8 @@ def _reason(key: str, stored: Mapping[str, str], summary: Mapping[str, Any], nul
     if missing is not None:
         return _reason(missing, stored, summary, nulls)
     if key in _OF_STEPS and not summary["steps"]:
-        return stored.get("steps", "no training step was recorded")
+        gone = "its process ended before any step was stored (rows are stored every 15 s)"
+        return stored.get("steps", gone if summary["status"] == "lost" else "no training step was recorded")
     if key == headline and summary["energy"]["components"]:
         return "the energy of a device is unknown, and a sum with a hole is no sum"
     return stored.get(_STORED_AS.get(key, key)) or _WHY_NULL.get(key) or "not recorded"
