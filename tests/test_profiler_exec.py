@@ -402,6 +402,7 @@ def test_being_told_to_end_before_the_command_started() -> None:
         import os, signal, sys
         from profiler.cli.child_process import asked_to_end, take_signals
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # whoever runs these tests in the background ignores it
         take_signals()
         for name in ("SIGHUP", "SIGUSR1"):
             os.kill(os.getpid(), getattr(signal, name))

@@ -50,7 +50,7 @@ class CommandRecording:
             ),
             place=Place(rank=0, local_rank=0, world_size=1),
             probes=self._probes.probes,
-            guard=Guard(),
+            guard=Guard("command"),
             name=name,
         )
         self._session.notes.update(self._probes.notes)

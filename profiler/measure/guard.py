@@ -24,8 +24,10 @@ class Guard:
         reasons: Part to the sentence that says why it was switched off.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, guarded: str = "training") -> None:
+        """Protect what is `guarded`: a training, or a command."""
         self.reasons: dict[str, str] = {}
+        self._guarded = guarded
         self._warned: set[str] = set()
 
     def call(self, part: str, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R | None:
@@ -48,7 +50,7 @@ class Guard:
         """Tell the user about a part, once."""
         if part not in self._warned:
             self._warned.add(part)
-            logger.warning("joulescale: %s: %s. The training goes on.", part, sentence)
+            logger.warning("joulescale: %s: %s. The %s goes on.", part, sentence, self._guarded)
 
 
 def guarded(part: str) -> Callable[[Callable[P, R]], Callable[P, R | None]]:

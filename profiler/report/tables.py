@@ -69,7 +69,7 @@ def points_table(frame: pl.DataFrame, *, wide: bool = True) -> RenderableType:
             _energy_cell(row["energy_per_token_j"], "J", source),
             _cell(row["mfu"], "fraction"),
             _cell(row["memory_bytes"], "B"),
-            _energy_cell(row["tokens_per_j"], "", source),
+            _energy_cell(row["tokens_per_j"], "tokens/J", source).removesuffix("tokens/J").rstrip(),
             _cell(row["flops_per_s"], "FLOP/s"),
             _energy_cell(row["emissions_g"], "g", source),
         ]
