@@ -38,6 +38,7 @@ from profiler.integrations.lightning_facts import (
     with_params,
 )
 from profiler.integrations.lightning_fetch import announce_fetches
+from profiler.integrations.lightning_step import StepSoFar
 from profiler.measure.guard import Guard, guarded
 from profiler.measure.idle import checked_idle_s, record_idle
 from profiler.measure.probes import OpenProbes, open_probes
@@ -117,10 +118,7 @@ class EfficiencyMonitor(pl.Callback):
         self._memory: SlowMemory | None = None
         self._opinion: CodecarbonTracker | None = None
         self._unwrap_checkpoint: Callable[[], None] = _nothing
-        self._work: Work | None = None
-        self._loss: Any = None
-        self._microbatches = 0
-        self._updated = False
+        self._so_far = StepSoFar()
         self._between: Phase = "data"  # the phase after a batch, until the next is asked for
         self._step = 0
 
@@ -264,7 +262,7 @@ class EfficiencyMonitor(pl.Callback):
     ) -> None:
         """Optimizer."""
         self._enter("optimizer")
-        self._updated = True
+        self._so_far.updated = True
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -318,14 +316,8 @@ class EfficiencyMonitor(pl.Callback):
     def _end_microbatch(self, trainer: pl.Trainer, outputs: Any) -> None:
         if self._session is None or self._work_counter is None:
             return
-        work = self._work_counter.work()
-        self._work = work if self._work is None else self._work.plus(work)
-        loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
-        if isinstance(loss, torch.Tensor):
-            loss = loss.detach() if loss.requires_grad else loss
-            self._loss = loss if self._loss is None else self._loss + loss
-            self._microbatches += 1
-        if self._updated:
+        self._so_far.add(self._work_counter.work(), outputs)
+        if self._so_far.updated:
             self._end_step(trainer)
         else:
             self._session.recorder.enter(self._between)
@@ -344,21 +336,13 @@ class EfficiencyMonitor(pl.Callback):
         self._step += 1
         self._session.recorder.end_step(
             self._step,
-            self._work or Work(),
-            loss=self._mean_loss(trainer),
+            self._so_far.work or Work(),
+            loss=self._so_far.mean_loss(trainer),
             memory=self._memory.read(),
             metrics=logged_numbers(trainer, self._step),
             then=self._between,
         )
-        self._work, self._loss, self._updated, self._microbatches = None, None, False, 0
-
-    def _mean_loss(self, trainer: pl.Trainer) -> Any:
-        """Over microbatches. Lightning has divided each by the number of a full step; the last step may be shorter."""
-        module = trainer.lightning_module
-        divided_by = trainer.accumulate_grad_batches if module.automatic_optimization else 1
-        if self._loss is None or divided_by == self._microbatches:
-            return self._loss
-        return self._loss * (divided_by / self._microbatches)
+        self._so_far = StepSoFar()
 
     def _close(self, trainer: pl.Trainer, status: str) -> None:
         session, probes, counter, unwrap, opinion = (
