@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 GRACE_S = 2.0
 """Seconds that the command waits for its sensors: opening them takes a quarter of that, unless something hangs."""
 
-LAST_CHANCE_S = 0.5
+LAST_CHANCE_S = 2.0
 """Seconds for sensors that are still being opened when the command ends."""
 
 
