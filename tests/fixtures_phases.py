@@ -81,7 +81,7 @@ class Trace:
 def trace(course: Course, random: np.random.Generator) -> Trace:
     """One run of a course."""
     watts = {
-        **dict(zip(ORDER, random.uniform([60, 150, 150, 80, 150], [200, 700, 700, 400, 700]), strict=True)),
+        **dict(zip(ORDER, random.uniform([80, 60, 150, 150, 150], [400, 200, 700, 700, 700]), strict=True)),
         "validation": random.uniform(200.0, 600.0),
         "checkpoint": random.uniform(60.0, 150.0),
         "rest": 80.0,
@@ -114,7 +114,7 @@ def _pieces(
     course: Course, random: np.random.Generator
 ) -> tuple[list[tuple[str, float]], list[dict[str, float]], dict[str, list[tuple[float, float]]]]:
     """Stretches of one phase in order, from time 0; rows of the steps; windows of the pauses."""
-    parts = dict(zip(ORDER, random.dirichlet([2, 8, 16, 1, 4]), strict=True))
+    parts = dict(zip(ORDER, random.dirichlet([1, 2, 8, 16, 4]), strict=True))
     pieces, rows, now_s, next_pause_s = [("rest", 1.0)], [], 1.0, course.pause_every_s
     pauses: dict[str, list[tuple[float, float]]] = {"validation": [], "checkpoint": []}
     while now_s < course.duration_s:
