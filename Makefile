@@ -9,7 +9,7 @@ PEERS  := .venv-peers
 RUNS   ?= runs
 PORT   ?= 8501
 
-.PHONY: help run test check bench-overhead bench-gpu bench-accuracy bench-phases wheel clean
+.PHONY: help run test check bench-overhead bench-gpu bench-accuracy bench-phases faults wheel clean
 
 help:
 	@echo "make run    train the cpu sweep of lm (about 4 minutes), print its table, plot it, open the dashboard"
@@ -18,6 +18,7 @@ help:
 	@echo "make bench-gpu   check sensors and numbers on a machine with an NVIDIA GPU, about 7 minutes"
 	@echo "make bench-accuracy   energy of windows against the truth, beside Zeus, CodeCarbon and carbontracker (12 minutes)"
 	@echo "make bench-phases   do the error bars of energy by phase hold (about 4 minutes)"
+	@echo "make faults   the fault scorecard: real kills, full disks, hanging drivers, damaged files"
 	@echo "make check  ruff, mypy --strict, import contracts"
 
 $(STAMP): pyproject.toml
@@ -57,6 +58,9 @@ bench-accuracy: $(STAMP) $(PEERS)/.installed
 
 bench-phases: $(STAMP)
 	$(BIN)/python benchmarks/phase_energy.py --output benchmarks/results/phase_energy.json
+
+faults: $(STAMP)
+	$(BIN)/python benchmarks/faults.py --output benchmarks/results
 
 wheel: $(STAMP)
 	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .

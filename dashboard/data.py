@@ -21,7 +21,8 @@ from profiler.metrics.overview import overview
 from profiler.metrics.points import scale_points
 from profiler.metrics.summary import summarize
 from profiler.metrics.timeline import power_timeline, step_timeline
-from profiler.store.runs import StoredRun, scan_runs
+from profiler.store.run import StoredRun
+from profiler.store.runs import scan_runs
 
 RUNS_DIR_VARIABLE = "JOULESCALE_RUNS_DIR"
 

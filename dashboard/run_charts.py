@@ -19,7 +19,7 @@ from profiler.report.charts import (
     throughput_chart,
     utilization_chart,
 )
-from profiler.store.runs import StoredRun
+from profiler.store.run import StoredRun
 
 _HEIGHT = 240
 

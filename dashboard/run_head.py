@@ -17,7 +17,7 @@ from profiler.report.facts import (
     work_text,
 )
 from profiler.report.quantity import UNKNOWN, format_quantity
-from profiler.store.runs import StoredRun
+from profiler.store.run import StoredRun
 
 _CHOICE = "run_choice"
 

@@ -9,7 +9,7 @@ import streamlit as st
 
 from dashboard.plain import lines, plain
 from profiler.report.notes import grouped_notes
-from profiler.store.runs import StoredRun
+from profiler.store.run import StoredRun
 
 
 def unknown(summary: Mapping[str, Any], not_drawn: Sequence[str]) -> None:

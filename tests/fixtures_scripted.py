@@ -17,7 +17,8 @@ from profiler.measure.sensors.base import EnergyCounter, Meter, Probe
 from profiler.measure.sensors.scripted import ScriptedEnergy
 from profiler.measure.session import RunFacts, Session
 from profiler.records import Phase
-from profiler.store.runs import StoredRun, open_run
+from profiler.store.run import StoredRun
+from profiler.store.runs import open_run
 
 TICK_S = 0.05
 NEVER_S = 3600.0

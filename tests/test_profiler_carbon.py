@@ -39,7 +39,8 @@ from profiler.metrics.summary import summarize
 from profiler.report.terminal import run_table
 from profiler.store.factors import read_factors
 from profiler.store.manifest import write_json
-from profiler.store.runs import StoredRun, open_run
+from profiler.store.run import StoredRun
+from profiler.store.runs import open_run
 
 RUN_S = 0.5 + 10 * 0.8
 SWITCH_S = 4.0

@@ -20,7 +20,8 @@ from typer.testing import CliRunner
 from profiler.cli.child_process import CommandNotStarted, check_program
 from profiler.cli.main import make_app
 from profiler.metrics.summary import summarize
-from profiler.store.runs import StoredRun, open_run
+from profiler.store.run import StoredRun
+from profiler.store.runs import open_run
 
 JOULESCALE = [sys.executable, "-m", "profiler.cli.main"]
 ROOT = Path(__file__).parents[1]

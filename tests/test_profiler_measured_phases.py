@@ -19,7 +19,7 @@ from profiler.metrics.measured_phases import ALIASED, INTEGRATED, PhaseEnergy, d
 from profiler.metrics.phase_clock import REST, WHOLE_STEP
 from profiler.records import SCHEMAS, STEP_PHASES, Source
 from profiler.store.manifest import ProcessFile
-from profiler.store.runs import StoredProcess
+from profiler.store.process import StoredProcess
 
 
 def _device(

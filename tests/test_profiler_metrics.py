@@ -39,7 +39,8 @@ from profiler.metrics.points import POINT_SCHEMA, scale_points
 from profiler.metrics.summary import summarize
 from profiler.metrics.timeline import power_timeline, step_timeline
 from profiler.store.manifest import write_json
-from profiler.store.runs import StoredRun, open_run, scan_runs
+from profiler.store.run import StoredRun
+from profiler.store.runs import open_run, scan_runs
 
 STEP_S = 0.8
 SHOWN = {

@@ -3,11 +3,11 @@
 Of a larger run (benchmarks/phase_energy.py, 120 traces of 600 phases a row, 2026-11-22):
 
     trace                                        stated   inside   half-width of the median
-    constant phase powers                           471   99.6 %                      4.5 %
-    first and second half differ by +-20 %          402  100.0 %                      7.3 %
-    ticks that jitter by 2 ms                       392   99.5 %                      8.4 %
-    steps of 20 ms, counter of 100 ms               324   99.1 %                     16.6 %
-    steps of 200 ms in near pace with 100 ms        371   98.4 %                      7.0 %
+    constant phase powers                           491   99.4 %                      4.5 %
+    first and second half differ by +-20 %          427   98.8 %                      7.8 %
+    ticks that jitter by 2 ms                       417   99.3 %                      8.3 %
+    steps of 20 ms, counter of 100 ms               344   99.4 %                     17.3 %
+    steps of 200 ms in near pace with 100 ms        407   98.8 %                      5.3 %
 """
 
 from __future__ import annotations

@@ -16,7 +16,8 @@ from profiler.measure.guard import Guard
 from profiler.measure.probes import GpuWish, OpenProbes, open_probes
 from profiler.measure.ranks import Place
 from profiler.measure.session import RunFacts, Session
-from profiler.store.runs import StoredProcess, open_run
+from profiler.store.process import StoredProcess
+from profiler.store.runs import open_run
 
 PLACE = Place(rank=0, local_rank=0, world_size=1)
 GRACE = """

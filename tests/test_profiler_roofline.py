@@ -22,7 +22,7 @@ from profiler.metrics.roofline import (
 )
 from profiler.records import SCHEMAS
 from profiler.store.manifest import Manifest, ProcessFile
-from profiler.store.runs import StoredProcess
+from profiler.store.process import StoredProcess
 
 H200 = Limits(flops_per_s=989.5e12, bytes_per_s=4.8e12, bytes_source="datasheet: NVIDIA H200 datasheet, SXM")
 RIDGE = 989.5 / 4.8  # 206 FLOP/B

@@ -25,7 +25,8 @@ from profiler.store.folder import (
     writable_runs_dir,
 )
 from profiler.store.manifest import Manifest, ProcessFile, read_manifest, read_process, write_json
-from profiler.store.runs import marks_of, open_run, scan_runs
+from profiler.store.process import marks_of
+from profiler.store.runs import open_run, scan_runs
 
 PID_OF_NOBODY = 2**22 + 1  # above the kernel's highest pid
 

@@ -33,7 +33,7 @@ from profiler.measure.session import RunFacts, Session
 from profiler.metrics.second_opinion import second_opinions
 from profiler.metrics.summary import summarize
 from profiler.report.terminal import run_table
-from profiler.store.runs import StoredRun
+from profiler.store.run import StoredRun
 from profiler.store.runs import open_run as open_stored
 
 FAKE = """

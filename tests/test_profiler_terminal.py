@@ -23,7 +23,8 @@ from profiler.report.facts import hfu_text, mfu_text, roofline_text, status_text
 from profiler.report.notes import grouped_notes
 from profiler.report.tables import damaged_sentence, overview_table, points_table
 from profiler.report.terminal import run_table, show
-from profiler.store.runs import StoredRun, open_run, scan_runs
+from profiler.store.run import StoredRun
+from profiler.store.runs import open_run, scan_runs
 
 CPU_NOTES = {
     "gpu": "this process trains on no NVIDIA GPU, so none is measured",

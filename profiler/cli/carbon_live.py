@@ -13,7 +13,7 @@ from profiler.carbon.series import IntensitySeries
 from profiler.cli.carbon_options import PANEL
 from profiler.errors import InvalidValueError
 from profiler.metrics.intensity import wall_spans
-from profiler.store.runs import StoredRun
+from profiler.store.run import StoredRun
 
 CarbonLive = Annotated[
     str | None,

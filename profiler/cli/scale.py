@@ -15,7 +15,8 @@ from profiler.errors import UnknownNameError
 from profiler.metrics.points import is_broken, scale_points
 from profiler.report.axes import X_AXES, Y_AXES
 from profiler.report.terminal import is_wide, points_table, show
-from profiler.store.runs import StoredRun, open_run, scan_runs
+from profiler.store.run import StoredRun
+from profiler.store.runs import open_run, scan_runs
 
 PEAKS_AGREE = 1.25
 """Measured peaks of one quiet machine differ by less than this factor."""

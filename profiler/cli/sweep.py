@@ -31,7 +31,8 @@ from profiler.integrations.codecarbon import check_second_opinion
 from profiler.metrics.points import scale_points
 from profiler.report.terminal import is_wide, points_table, show
 from profiler.store.folder import writable_runs_dir
-from profiler.store.runs import StoredRun, open_run, scan_runs
+from profiler.store.run import StoredRun
+from profiler.store.runs import open_run, scan_runs
 from profiler.workload import MAX_SEED, Workload, apply_settings, check_preset, load_workload
 
 

@@ -17,7 +17,7 @@ from profiler.metrics.devices import DeviceCurve, fit_windows
 from profiler.metrics.measured_phases import UNREADABLE, PhaseEnergy, device_phases, timed, windows_of
 from profiler.metrics.phase_clock import REST, WHOLE_STEP
 from profiler.records import RUN_PHASES, STEP_PHASES
-from profiler.store.runs import StoredProcess
+from profiler.store.process import StoredProcess
 
 __all__ = ["REST", "WHOLE_STEP", "PhaseShare", "phase_shares"]
 

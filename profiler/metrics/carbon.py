@@ -27,7 +27,8 @@ from profiler.metrics.devices import DeviceCurve, Windows, fit_windows, total
 from profiler.metrics.embodied import embodied
 from profiler.metrics.intensity import Intensity, intensity_over
 from profiler.store.factors import read_factors
-from profiler.store.runs import StoredProcess, StoredRun
+from profiler.store.process import StoredProcess
+from profiler.store.run import StoredRun
 from profiler.units import J_PER_KWH
 
 

@@ -12,7 +12,7 @@ from profiler.metrics.cross_check import CrossCheck, cross_check
 from profiler.metrics.devices import DeviceCurve, Total, fit_windows, total
 from profiler.metrics.energy import Energy
 from profiler.metrics.idle import idle_baseline, why_no_idle
-from profiler.store.runs import StoredProcess
+from profiler.store.process import StoredProcess
 
 SOURCES = ("counter", "integrated", "module_scope", "shared_gpu", "parent_of_mig", "estimated")
 """How joules were got, best first. The worst of a sum's parts is the sum's."""

@@ -11,7 +11,7 @@ import polars as pl
 from profiler.metrics.aliasing import Aliasing, aliasing
 from profiler.metrics.energy import Energy, EnergyCurve
 from profiler.records import RUN_PHASES
-from profiler.store.runs import StoredProcess
+from profiler.store.process import StoredProcess
 
 Windows = Sequence[tuple[float, float]]
 

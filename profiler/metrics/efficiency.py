@@ -10,7 +10,7 @@ import polars as pl
 
 from profiler.metrics.roofline import OPERATORS, Limits, Traffic, notes_of, roofline
 from profiler.store.manifest import Manifest
-from profiler.store.runs import StoredProcess
+from profiler.store.process import StoredProcess
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from profiler.carbon.factors import CarbonFactors
 from profiler.carbon.footprints import footprint
 from profiler.metrics.devices import DeviceCurve, Windows
-from profiler.store.runs import StoredProcess
+from profiler.store.process import StoredProcess
 from profiler.units import G_PER_KG, S_PER_YEAR
 
 

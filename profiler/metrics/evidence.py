@@ -10,7 +10,8 @@ import polars as pl
 
 from profiler.metrics.devices import fit_windows
 from profiler.records import STEP_PHASES, StepPhase
-from profiler.store.runs import StoredProcess, StoredRun
+from profiler.store.process import StoredProcess
+from profiler.store.run import StoredRun
 
 WARM_UP_STEPS = 3
 """Left out of every share: loader workers start, kernels are chosen, and FLOPs are counted in the first ones."""

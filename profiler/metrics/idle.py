@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 
 from profiler.metrics.devices import DeviceCurve, Windows, fit_windows
-from profiler.store.runs import StoredProcess
+from profiler.store.process import StoredProcess
 
 NOT_ASKED = "the idle baseline was not measured: ask for it with EfficiencyMonitor(idle_s=30) or --idle-s 30"
 NOT_MEASURED = "no energy sensor told the idle power of every device in the seconds before the fit"

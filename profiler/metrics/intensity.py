@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from profiler.carbon.factors import CarbonFactors, IntensityKind, national_intensity
 from profiler.carbon.series import IntensitySeries, Interval, Span, have_spread, utc
 from profiler.metrics.devices import DeviceCurve, Windows, fit_windows
-from profiler.store.runs import StoredProcess
+from profiler.store.process import StoredProcess
 
 _NOT_GIVEN = "no country is assumed: give --country or --carbon-intensity"
 

@@ -21,7 +21,7 @@ from profiler.metrics.devices import DeviceCurve, Windows, fit_windows
 from profiler.metrics.phase_clock import REST, WHOLE_STEP, PhaseClock
 from profiler.metrics.phase_power import Division, divide
 from profiler.records import RUN_PHASES, STEP_PHASES
-from profiler.store.runs import StoredProcess
+from profiler.store.process import StoredProcess
 
 Method = Literal["windows", "regression", "bound"]
 

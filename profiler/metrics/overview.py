@@ -9,7 +9,7 @@ import polars as pl
 
 from profiler.carbon.factors import CarbonFactors
 from profiler.metrics.summary import summarize
-from profiler.store.runs import StoredRun
+from profiler.store.run import StoredRun
 
 OVERVIEW_SCHEMA = pl.Schema(
     {

@@ -23,7 +23,8 @@ from profiler.metrics.devices import (
 )
 from profiler.metrics.efficiency import mfu_of
 from profiler.metrics.summary import summarize
-from profiler.store.runs import StoredProcess, StoredRun
+from profiler.store.process import StoredProcess
+from profiler.store.run import StoredRun
 
 POINT_SCHEMA = pl.Schema(
     {

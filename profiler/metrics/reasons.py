@@ -7,7 +7,7 @@ from typing import Any
 
 from profiler.metrics.carbon import MADE_OF as CARBON_MADE_OF
 from profiler.metrics.verdict import TOO_SHORT
-from profiler.store.runs import StoredRun
+from profiler.store.run import StoredRun
 
 _WHY_NULL: Mapping[str, str] = {
     "workload": "not a reference workload",

@@ -19,7 +19,7 @@ from typing import Literal
 
 import polars as pl
 
-from profiler.store.runs import StoredProcess
+from profiler.store.process import StoredProcess
 
 MEASURED = "measured dram activity x bandwidth of the datasheet"
 OPERATORS = "operators of forward and backward, each operand once, none fused: usually more than really moves"

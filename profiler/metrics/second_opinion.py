@@ -15,7 +15,7 @@ import polars as pl
 from profiler.carbon.factors import CarbonFactors
 from profiler.metrics.carbon import Use, carbon, use_of
 from profiler.metrics.devices import DeviceCurve, windows_on
-from profiler.store.runs import StoredProcess
+from profiler.store.process import StoredProcess
 
 _OURS: Mapping[str, tuple[str, ...]] = {"cpu": ("cpu",), "gpu": ("gpu", "module"), "ram": ("dram",)}
 """Which of our components each of theirs stands for."""

@@ -20,7 +20,8 @@ from profiler.metrics.roofline import measured_traffic
 from profiler.metrics.second_opinion import second_opinions
 from profiler.metrics.throttling import throttling
 from profiler.metrics.verdict import verdict
-from profiler.store.runs import StoredProcess, StoredRun
+from profiler.store.process import StoredProcess
+from profiler.store.run import StoredRun
 
 
 def summarize(

@@ -9,7 +9,7 @@ from typing import Any
 import polars as pl
 
 from profiler.hardware_events import SLOWDOWN_BITS, decode_event_reasons
-from profiler.store.runs import StoredProcess
+from profiler.store.process import StoredProcess
 
 
 def throttling(processes: Sequence[StoredProcess]) -> list[dict[str, Any]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import polars as pl
 
 from profiler.metrics.devices import DeviceCurve, device_curves
-from profiler.store.runs import StoredRun
+from profiler.store.run import StoredRun
 
 _GAUGES = ("utilization", "memory_used_bytes", "temperature_c", "throttle_reasons")
 

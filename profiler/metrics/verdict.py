@@ -8,7 +8,7 @@ from typing import Any
 
 from profiler.metrics.evidence import gather
 from profiler.metrics.findings import JUDGES, Case
-from profiler.store.runs import StoredRun
+from profiler.store.run import StoredRun
 
 MIN_STEPS = 20
 MIN_STEP_S = 2.0

@@ -33,7 +33,7 @@ from profiler.report.notes import Notes, grouped_notes
 from profiler.report.quantity import UNKNOWN, format_quantity
 from profiler.report.tables import new_table, overview_table, points_table
 from profiler.store.manifest import read_manifest
-from profiler.store.runs import StoredRun
+from profiler.store.run import StoredRun
 
 __all__ = ["energy_text", "is_wide", "overview_table", "points_table", "print_run", "run_table", "show"]
 

@@ -1,0 +1,92 @@
+"""One stored run: its manifest, its processes, and whether it still goes on."""
+
+from __future__ import annotations
+
+import os
+import socket
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+
+from profiler.records import SCHEMAS, TableName
+from profiler.store.manifest import PROCESS_NAME, Manifest
+from profiler.store.process import StoredProcess, read_process_folder
+
+LOST_AFTER_S = 120.0
+"""A run that says "running" and whose heart has not beaten for so long is lost (it beats every 15 s)."""
+
+
+class StoredRun:
+    """One run in a runs folder. The manifest is read at once, tables when they are first asked for."""
+
+    def __init__(self, path: Path, manifest: Manifest) -> None:
+        self.path = path
+        self.manifest = manifest
+
+    @property
+    def run_id(self) -> str:
+        """The run's name, which is its folder's."""
+        return self.path.name
+
+    @cached_property
+    def status(self) -> str:
+        """running, finished, interrupted, lost (it says running, but its process is gone), or damaged (no manifest)."""
+        return "lost" if self.manifest.status == "running" and self._is_lost() else self.manifest.status
+
+    @cached_property
+    def processes(self) -> tuple[StoredProcess, ...]:
+        """Every process that recorded a part of this run, ordered by attempt and rank."""
+        folders = sorted(self.path.glob("attempt-*/*/"))
+        read = [read_process_folder(folder) for folder in folders]
+        return tuple(
+            sorted((p for p in read if p is not None), key=lambda p: (p.facts.attempt, p.facts.rank))
+        )
+
+    @cached_property
+    def damaged(self) -> tuple[str, ...]:
+        """One sentence for each file that could not be read."""
+        orphans = tuple(
+            f"{folder} has no readable {PROCESS_NAME}; its tables are left out."
+            for folder in sorted(self.path.glob("attempt-*/*/"))
+            if not any(p.folder == folder for p in self.processes)
+        )
+        return orphans + tuple(sentence for p in self.processes for sentence in p.damaged)
+
+    @property
+    def is_damaged(self) -> bool:
+        """Whether anything of it could not be read."""
+        return self.manifest.status == "damaged" or bool(self.damaged)
+
+    @cached_property
+    def incomplete(self) -> frozenset[TableName]:
+        """The tables of which a part is damaged; all of them if a process's folder has lost its `process.json`."""
+        if len(self.damaged) > sum(len(p.damaged) for p in self.processes):
+            return frozenset(SCHEMAS)
+        return frozenset[TableName]().union(*(p.incomplete for p in self.processes))
+
+    def _is_lost(self) -> bool:
+        age_s = _age_s(self.manifest.heartbeat or self.manifest.created_at)
+        if age_s is None or age_s > LOST_AFTER_S:
+            return True
+        here = [
+            p.facts.pid for p in self.processes if p.facts.host == socket.gethostname() and p.facts.rank == 0
+        ]
+        return bool(here) and not _is_alive(here[-1])
+
+
+def _age_s(moment: str) -> float | None:
+    """Seconds since a label of wall time; None if it is none."""
+    try:
+        return (datetime.now(UTC) - datetime.fromisoformat(moment).astimezone(UTC)).total_seconds()
+    except ValueError:
+        return None
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):  # the latter for a number that no process ever had
+        return False
+    except PermissionError:
+        return True
+    return True
