@@ -20,6 +20,7 @@ from profiler.metrics.phase_clock import REST, WHOLE_STEP
 from profiler.records import SCHEMAS, STEP_PHASES, Source
 from profiler.store.manifest import ProcessFile
 from profiler.store.process import StoredProcess
+from profiler.store.tables import HeldTables
 
 
 def _device(
@@ -42,14 +43,14 @@ def _device(
             host="a", rank=0, local_rank=0, world_size=1, pid=1, attempt=1,
             clock={"wall_unix_s": 0.0, "monotonic_s": 0.0}, meters=(meter,),
         ),
-        steps=made.steps,
-        readings=readings,
-        marks=pl.DataFrame(
-            [dict(zip(("kind", "start_s", "end_s"), mark, strict=True)) | {"note": "{}"} for mark in fit + marks],
-            schema_overrides={"start_s": pl.Float64, "end_s": pl.Float64},
+        tables=HeldTables(
+            steps=made.steps,
+            readings=readings,
+            marks=pl.DataFrame(
+                [dict(zip(("kind", "start_s", "end_s"), mark, strict=True)) | {"note": "{}"} for mark in fit + marks],
+                schema_overrides={"start_s": pl.Float64, "end_s": pl.Float64},
+            ),
         ),
-        damaged=(),
-        incomplete=False,
     )  # fmt: skip
     (found,) = device_curves([process])
     return found
@@ -183,7 +184,8 @@ def test_a_counter_that_never_moved_is_named():
     made = trace(Course(step_s=0.4, period_s=0.1, duration_s=10.0), np.random.default_rng(11))
     device = _device(made)
     still = device.process.readings.with_columns(energy_j=pl.lit(5.0))
-    (dead,) = device_curves([replace(device.process, readings=still)])
+    held = HeldTables(steps=device.process.steps, readings=still, marks=device.process.marks)
+    (dead,) = device_curves([replace(device.process, tables=held)])
     reasons = {share.reason for share in _shares(dead).values()}
     assert reasons == {"the counter of GPU-a was read less than twice, or never moved"}
 

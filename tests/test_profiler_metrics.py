@@ -41,6 +41,7 @@ from profiler.metrics.timeline import power_timeline, step_timeline
 from profiler.store.manifest import write_json
 from profiler.store.run import StoredRun
 from profiler.store.runs import open_run, scan_runs
+from profiler.store.tables import HeldTables
 
 STEP_S = 0.8
 SHOWN = {
@@ -375,7 +376,8 @@ def test_the_timeline_shows_the_power_that_the_device_told(tmp_path: Path):
     run = scripted_run(tmp_path, counters=gpu(), name="told")
     process = run.processes[0]
     told = process.readings.with_columns(pl.lit(333.0).alias("power_w"))
-    run.__dict__["processes"] = (replace(process, readings=told),)
+    held = HeldTables(steps=process.steps, readings=told, marks=process.marks)
+    run.__dict__["processes"] = (replace(process, tables=held),)
     assert set(power_timeline(run)["power_w"].drop_nulls()) == {333.0}
 
 

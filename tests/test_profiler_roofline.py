@@ -23,6 +23,7 @@ from profiler.metrics.roofline import (
 from profiler.records import SCHEMAS
 from profiler.store.manifest import Manifest, ProcessFile
 from profiler.store.process import StoredProcess
+from profiler.store.tables import HeldTables
 
 H200 = Limits(flops_per_s=989.5e12, bytes_per_s=4.8e12, bytes_source="datasheet: NVIDIA H200 datasheet, SXM")
 RIDGE = 989.5 / 4.8  # 206 FLOP/B
@@ -94,11 +95,10 @@ def _process(readings: list[dict[str, Any]], steps: list[dict[str, Any]]) -> Sto
     return StoredProcess(
         folder=Path("nowhere"),
         facts=facts,
-        steps=pl.DataFrame(steps, schema=SCHEMAS["steps"]),
-        readings=pl.DataFrame(readings, schema=SCHEMAS["readings"]),
-        marks=pl.DataFrame([], schema=SCHEMAS["marks"]),
-        damaged=(),
-        incomplete=frozenset(),
+        tables=HeldTables(
+            steps=pl.DataFrame(steps, schema=SCHEMAS["steps"]),
+            readings=pl.DataFrame(readings, schema=SCHEMAS["readings"]),
+        ),
     )
 
 

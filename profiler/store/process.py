@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import final
 
 import polars as pl
 
@@ -12,54 +13,75 @@ from profiler.errors import StoredDataError
 from profiler.records import SCHEMAS, TableName
 from profiler.store.manifest import ProcessFile, read_process
 from profiler.store.parts import read_part
+from profiler.store.tables import FolderTables, Shelf, Tables
 
 
+@final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredProcess:
-    """What one process of one attempt left: its facts, its tables, and what of them is damaged.
-
-    Attributes:
-        damaged: One sentence for each part that could not be read.
-        incomplete: The tables that these parts belong to: sums over them are not the run's.
-    """
+    """What one process of one attempt left: its facts, and its tables, which are read when they are asked for."""
 
     folder: Path
     facts: ProcessFile
-    steps: pl.DataFrame
-    readings: pl.DataFrame
-    marks: pl.DataFrame
-    damaged: tuple[str, ...]
-    incomplete: frozenset[TableName]
+    tables: Tables
+
+    @property
+    def steps(self) -> pl.DataFrame:
+        """All columns of its steps; `columns` takes less memory."""
+        return self.tables.frame("steps")
+
+    @property
+    def readings(self) -> pl.DataFrame:
+        """All columns of its readings; `columns` takes less memory."""
+        return self.tables.frame("readings")
+
+    @property
+    def marks(self) -> pl.DataFrame:
+        """Its marks."""
+        return self.tables.frame("marks")
+
+    def columns(self, table: TableName, *names: str) -> pl.DataFrame:
+        """Some columns of a table, all rows."""
+        return self.tables.frame(table, names)
+
+    @property
+    def damaged(self) -> tuple[str, ...]:
+        """One sentence for each part that could not be read."""
+        return tuple(sentence for sentences in self.tables.damage().values() for sentence in sentences)
+
+    @property
+    def incomplete(self) -> frozenset[TableName]:
+        """The tables that these parts belong to: sums over them are not the run's."""
+        return frozenset(table for table, sentences in self.tables.damage().items() if sentences)
 
 
-def read_process_folder(folder: Path) -> StoredProcess | None:
-    """Everything that a process's folder holds; None if nobody can tell whose it is."""
+def read_process_folder(folder: Path, shelf: Shelf) -> StoredProcess | None:
+    """What a process's folder holds; None if nobody can tell whose it is."""
     try:
         facts = read_process(folder)
     except StoredDataError:
         return None
-    tables: dict[TableName, pl.DataFrame] = {}
-    damaged: dict[TableName, list[str]] = {}
-    for table in SCHEMAS:
-        tables[table], damaged[table] = _read_table(folder, table)
-    return StoredProcess(
-        folder=folder,
-        facts=facts,
-        damaged=tuple(sentence for sentences in damaged.values() for sentence in sentences),
-        incomplete=frozenset(table for table, sentences in damaged.items() if sentences),
-        **tables,
-    )
+    return StoredProcess(folder=folder, facts=facts, tables=FolderTables(folder, read_pieces, shelf))
 
 
-def _read_table(folder: Path, table: TableName) -> tuple[pl.DataFrame, list[str]]:
-    """The rows of all whole parts, and a sentence for each part that is damaged."""
-    frames, damaged = [pl.DataFrame(schema=SCHEMAS[table])], []
+def read_pieces(
+    folder: Path, table: TableName, columns: Sequence[str] | None, on_damage: Callable[[str], None]
+) -> Iterator[pl.DataFrame]:
+    """The rows of all whole parts, part by part, with all columns or some, checked whole in either case.
+
+    Args:
+        folder: The process's own.
+        table: Which of its tables.
+        columns: None for all; none of them to check the parts only.
+        on_damage: Takes a sentence for each part that is damaged; the others are read.
+    """
     for path in sorted(folder.glob(f"{table}-*.parquet")):
         try:
-            frames.append(read_part(path, table))
+            frame = read_part(path, table)
         except StoredDataError as error:
-            damaged.append(str(error))
-    return pl.concat(frames), damaged
+            on_damage(str(error))
+        else:
+            yield frame if columns is None else frame.select(columns)
 
 
 def marks_of(processes: Sequence[StoredProcess], kind: str) -> pl.DataFrame:

@@ -11,6 +11,7 @@ from pathlib import Path
 from profiler.records import SCHEMAS, TableName
 from profiler.store.manifest import PROCESS_NAME, Manifest
 from profiler.store.process import StoredProcess, read_process_folder
+from profiler.store.tables import Shelf
 
 LOST_AFTER_S = 120.0
 """A run that says "running" and whose heart has not beaten for so long is lost (it beats every 15 s)."""
@@ -37,12 +38,13 @@ class StoredRun:
     def processes(self) -> tuple[StoredProcess, ...]:
         """Every process that recorded a part of this run, ordered by attempt and rank."""
         folders = sorted(self.path.glob("attempt-*/*/"))
-        read = [read_process_folder(folder) for folder in folders]
+        shelf = Shelf()
+        read = [read_process_folder(folder, shelf) for folder in folders]
         return tuple(
             sorted((p for p in read if p is not None), key=lambda p: (p.facts.attempt, p.facts.rank))
         )
 
-    @cached_property
+    @property
     def damaged(self) -> tuple[str, ...]:
         """One sentence for each file that could not be read."""
         orphans = tuple(
@@ -57,7 +59,7 @@ class StoredRun:
         """Whether anything of it could not be read."""
         return self.manifest.status == "damaged" or bool(self.damaged)
 
-    @cached_property
+    @property
     def incomplete(self) -> frozenset[TableName]:
         """The tables of which a part is damaged; all of them if a process's folder has lost its `process.json`."""
         if len(self.damaged) > sum(len(p.damaged) for p in self.processes):
