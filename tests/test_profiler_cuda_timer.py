@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from profiler.measure.cuda import BATCH_S, CudaEvents, GpuScalars
 from profiler.measure.cuda_timer import EACH_POLL, MAX_PENDING, CudaTimer
-from profiler.measure.deferred import HostScalars
+from profiler.measure.deferred import OnHost
 from profiler.measure.recorder import Recorder, Work
 from profiler.records import Mark, Row, Step
 
@@ -323,14 +323,14 @@ def test_the_hosts_time_after_a_lagging_devices_never_goes_back():
     ],
 )
 def test_a_scalar_on_the_host_is_here_at_once(value: object, number: float | None):
-    for scalars in (HostScalars(), GpuScalars()):
-        scalar = scalars.later(value)
+    for later in (OnHost, GpuScalars().later):
+        scalar = later(value)
         assert scalar.ready()
         assert scalar.value() == number
 
 
 def test_a_scalar_elsewhere_is_never_read_through_the_host():
-    assert HostScalars().later(torch.ones((), device="meta")).value() is None
+    assert OnHost(torch.ones((), device="meta")).value() is None
 
 
 # -- the real thing ------------------------------------------------------------------------------------------------

@@ -320,7 +320,7 @@ def test_our_own_faults_never_reach_the_training(
 
     monitor = EfficiencyMonitor(tmp_path)
     monkeypatch.setattr(bridge, where, broken)
-    with_us, _ = train("mlp", [monitor])
+    with_us, _ = train("mlp", [monitor], log_every_n_steps=2)
     assert all(torch.equal(with_us[name], value) for name, value in without.items())
     said = [record.getMessage() for record in caplog.records if record.name == "joulescale"]
     assert 1 <= len(said) <= 3

@@ -33,12 +33,14 @@ from profiler.integrations.lightning_facts import (
     full_batch,
     gpu_wish,
     logged_numbers,
+    next_logging_step,
     phase_clock,
     phase_note,
     with_params,
 )
 from profiler.integrations.lightning_fetch import announce_fetches
-from profiler.integrations.lightning_step import StepSoFar
+from profiler.integrations.lightning_step import NEVER_SEEN, NO_SHAPE, OpenStep, loss_divisor, loss_in
+from profiler.measure.batch import first_shape
 from profiler.measure.guard import Guard, guarded
 from profiler.measure.idle import checked_idle_s, record_idle
 from profiler.measure.probes import OpenProbes, open_probes
@@ -115,12 +117,9 @@ class EfficiencyMonitor(pl.Callback):
         self._session: Session | None = None
         self._probes: OpenProbes | None = None
         self._work_counter: WorkCounter | None = None
-        self._memory: SlowMemory | None = None
         self._opinion: CodecarbonTracker | None = None
         self._unwrap_checkpoint: Callable[[], None] = _nothing
-        self._so_far = StepSoFar()
-        self._between: Phase = "data"  # the phase after a batch, until the next is asked for
-        self._step = 0
+        self._open_step = OpenStep()
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the open session: its threads and files stay with the process that opened them."""
@@ -190,6 +189,7 @@ class EfficiencyMonitor(pl.Callback):
             name=self._name,
             peak=peak,
             phases_known=device.type in ("cpu", "cuda"),
+            memory=SlowMemory(device).read,
             **phase_clock(device),
         )
         self.run_dir = session.run_dir
@@ -204,7 +204,6 @@ class EfficiencyMonitor(pl.Callback):
             model_flops=self._model_flops,
         )
         self._store_flops(session, self._work_counter)
-        self._memory = SlowMemory(device)
         if self._idle_s is not None:
             record_idle(session, self._idle_s)
         if self._second_opinion and place.local_rank == 0:
@@ -216,60 +215,100 @@ class EfficiencyMonitor(pl.Callback):
     @guarded("recording")
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """A resumed training has its step number only now, and the loader is here."""
-        self._step = trainer.global_step
-        if self._work_counter:
+        if self._work_counter and self._session:
+            self._open_step = OpenStep(trainer.global_step, self._session.recorder)
             self._work_counter.expect(full_batch(trainer))
 
     @guarded("recording")
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """From here to the first batch is data wait."""
+        step = self._open_step
         if self._work_counter:
             self._work_counter.begin_epoch()
         self._enter("data")
-        self._between = "data"
+        step.between, step.shape = "data", NEVER_SEEN
 
-    @guarded("recording")
+    # The hooks of every step. They run from cold caches, where each call of a function and each line costs: so they
+    # are their own guard, and what is not done in every step is done elsewhere. `make bench-overhead` measures them.
+
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """The batch is here: forward."""
-        if self._session and self._work_counter:
-            self._session.recorder.enter("forward")
-            self._work_counter.begin(batch)
-            if self._between == "data" and announce_fetches(trainer, self._fetch):
-                self._between = "other"
+        try:
+            step = self._open_step
+            step.note(("forward", step.now()))
+            step.passes = 0
+            if first_shape(batch) != step.shape:
+                self._begin_unknown(trainer, batch)
+        except Exception as error:  # noqa: BLE001 - the training must go on whatever we did wrong
+            self._switch_off(error)
 
-    @guarded("recording")
     def on_before_backward(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: torch.Tensor
     ) -> None:
         """Backward."""
-        self._enter("backward")
-        if self._work_counter:
-            self._work_counter.begin_backward()
+        try:
+            step = self._open_step
+            step.note(("backward", step.now()))
+            step.passes += 1
+            if step.counter is not None:
+                step.counter.begin_backward()
+        except Exception as error:  # noqa: BLE001 - as above
+            self._switch_off(error)
 
     def on_after_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Between backward and optimizer: whatever the strategy does there."""
-        if pl_module.automatic_optimization:
-            self._end_count()
-        elif self._work_counter:
-            self._guard.call("counting FLOPs", self._work_counter.end_backward)
-        self._guard.call("recording", self._enter, "other")
+        try:
+            step = self._open_step
+            if step.counter is not None:
+                self._end_pass(pl_module)
+            step.note(("other", step.now()))
+        except Exception as error:  # noqa: BLE001 - as above
+            self._switch_off(error)
 
-    @guarded("recording")
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
         """Optimizer."""
-        self._enter("optimizer")
-        self._so_far.updated = True
+        try:
+            step = self._open_step
+            step.note(("optimizer", step.now()))
+            step.updated = True
+        except Exception as error:  # noqa: BLE001 - as above
+            self._switch_off(error)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """The microbatch is done, and the step if the optimizer ran."""
-        self._end_count()
-        self._guard.call("recording", self._end_microbatch, trainer, outputs)
+        try:
+            step, ended = self._open_step, None
+            work = step.work
+            if step.counter is not None or step.passes != 1:
+                work = self._work_of_unknown(step)
+            if step.updated:
+                step.updated = False
+                step.number += 1
+                logged = self._logged(trainer) if step.number == step.log_at else None
+                ended = (step.number, step.divided_by, logged)
+            loss = loss_in(outputs)
+            if step.later is not None:
+                loss = step.later(loss)
+            now = step.now()
+            step.note((step.between, now, work, loss, ended))
+            if now >= step.look_s:
+                self._look(now)
+        except Exception as error:  # noqa: BLE001 - as above
+            self._switch_off(error)
+
+    def _fetch(self) -> None:
+        """Lightning asks for the next batch: from here on is data wait."""
+        try:
+            step = self._open_step
+            step.note(("data", step.now()))
+        except Exception as error:  # noqa: BLE001 - as above
+            self._switch_off(error)
 
     @guarded("recording")
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -279,7 +318,7 @@ class EfficiencyMonitor(pl.Callback):
     @guarded("recording")
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Back to waiting for the next batch."""
-        self._enter(None if trainer.sanity_checking else self._between)
+        self._enter(None if trainer.sanity_checking else self._open_step.between)
 
     @guarded("recording")
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -295,7 +334,7 @@ class EfficiencyMonitor(pl.Callback):
     ) -> None:
         """Close the record; nothing raised here may replace the user's own exception."""
         if self._session:  # the kind only: a message may hold anything
-            self._session.notes["ended"] = f"{type(exception).__name__} after step {self._step}"
+            self._session.notes["ended"] = f"{type(exception).__name__} after step {self._open_step.number}"
         self._guard.call("closing the record", self._close, trainer, "interrupted")
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -304,23 +343,29 @@ class EfficiencyMonitor(pl.Callback):
 
     # -- inside ----------------------------------------------------------------------------------------------------
 
-    @guarded("recording")
-    def _fetch(self) -> None:
-        """Lightning asks for the next batch: from here on is data wait."""
-        self._enter("data")
-
     def _enter(self, phase: Phase | None) -> None:
         if self._session:
             self._session.recorder.enter(phase)
 
-    def _end_microbatch(self, trainer: pl.Trainer, outputs: Any) -> None:
-        if self._session is None or self._work_counter is None:
+    def _begin_unknown(self, trainer: pl.Trainer, batch: Any) -> None:
+        """A batch whose work is not known: the first of an epoch, one of another shape, or each."""
+        step, counter = self._open_step, self._work_counter
+        if self._session is None or counter is None or "recording" in self._guard.reasons:
+            self._open_step = OpenStep(step.number)
             return
-        self._so_far.add(self._work_counter.work(), outputs)
-        if self._so_far.updated:
-            self._end_step(trainer)
-        else:
-            self._session.recorder.enter(self._between)
+        if step.shape is NEVER_SEEN:
+            step.divided_by = loss_divisor(trainer)
+            step.log_at = next_logging_step(trainer, step.number)
+            step.between = "other" if announce_fetches(trainer, self._fetch) else "data"
+        step.counter, step.shape = counter, NO_SHAPE
+        counter.begin(batch)
+
+    def _end_pass(self, pl_module: pl.LightningModule) -> None:
+        """In automatic optimization the count ends with the backward pass."""
+        if pl_module.automatic_optimization:
+            self._end_count()
+        elif self._work_counter:
+            self._guard.call("counting FLOPs", self._work_counter.end_backward)
 
     @guarded("counting FLOPs")
     def _end_count(self) -> None:
@@ -328,21 +373,40 @@ class EfficiencyMonitor(pl.Callback):
         if self._work_counter:
             self._work_counter.end_count()
 
-    def _end_step(self, trainer: pl.Trainer) -> None:
-        assert self._session is not None
-        assert self._memory is not None
-        if self._session.flops_source is None:
-            self._store_flops(self._session, self._work_counter)
-        self._step += 1
-        self._session.recorder.end_step(
-            self._step,
-            self._so_far.work or Work(),
-            loss=self._so_far.mean_loss(trainer),
-            memory=self._memory.read(),
-            metrics=logged_numbers(trainer, self._step),
-            then=self._between,
-        )
-        self._so_far = StepSoFar()
+    def _work_of_unknown(self, step: OpenStep) -> Work:
+        """Of the microbatch that ends; if the like of it is known from now on, they need not be looked at."""
+        session, counter = self._session, self._work_counter
+        if session is None or counter is None:
+            return Work()
+        if step.counter is None:
+            return counter.again(step.passes)
+        self._end_count()
+        work, steady = counter.work(), counter.steady()
+        if steady is not None:
+            step.counter = None
+            step.shape, step.work = steady
+        if session.flops_source is None:
+            self._store_flops(session, counter)
+        return work
+
+    def _logged(self, trainer: pl.Trainer) -> dict[str, float]:
+        step = self._open_step
+        step.log_at = next_logging_step(trainer, step.number)
+        return logged_numbers(trainer)
+
+    def _look(self, now_s: float) -> None:
+        """Whatever is not done in every step."""
+        if self._session is None or "recording" in self._guard.reasons:
+            self._open_step = OpenStep(self._open_step.number)
+            return
+        step = self._open_step
+        step.note, step.look_s = self._session.recorder.look(now_s)
+
+    def _switch_off(self, error: Exception) -> None:
+        """A fault of ours inside a step: nothing is noted any more."""
+        self._guard.fail("recording", error)
+        self._open_step = OpenStep(self._open_step.number)
+        self._end_count()
 
     def _close(self, trainer: pl.Trainer, status: str) -> None:
         session, probes, counter, unwrap, opinion = (

@@ -183,11 +183,14 @@ def _full_batch(loader: Any) -> int | None:
     return min(size, len(loader.sampler)) if isinstance(loader.sampler, Sized) else size
 
 
-def logged_numbers(trainer: pl.Trainer, step: int) -> dict[str, float]:
-    """What the module logged, at Lightning's own logging steps; values on a GPU are left there."""
+def next_logging_step(trainer: pl.Trainer, step: int) -> int:
+    """The first of Lightning's own logging steps after `step`; -1 if there is none."""
     every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]  # set by Lightning's logger connector
-    if not every or step % every:
-        return {}
+    return (step // every + 1) * every if every else -1
+
+
+def logged_numbers(trainer: pl.Trainer) -> dict[str, float]:
+    """What the module has logged; values on a GPU are left there."""
     return {name: float(value) for name, value in trainer.logged_metrics.items() if _is_here(value)}
 
 

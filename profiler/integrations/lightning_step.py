@@ -1,45 +1,94 @@
-"""What the microbatches of a step that is not yet over did together."""
+"""What the hooks of one training step leave for each other, and for the next step."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+import time
+from collections.abc import Callable, Mapping
 from typing import Any
 
-import lightning.pytorch as pl
 import torch
 
-from profiler.measure.recorder import Work
+from profiler.measure.deferred import Scalar
+from profiler.measure.recorder import Note, Noted, Recorder, Work
+from profiler.measure.work import WorkCounter
+from profiler.records import Phase
+
+NEVER_SEEN, NO_SHAPE = torch.Size((-1,)), torch.Size((-2,))
+"""Shapes of no batch, so that the next is looked at: since it is the first of an epoch, or as none is known."""
 
 
-class StepSoFar:
-    """Work and loss of the microbatches since the last optimizer update.
+def _nothing(noted: Noted) -> None:
+    """Outside of a fit, and after a fault of ours, nothing is noted."""
+
+
+class OpenStep:
+    """The step that is under way. Its slots are all that the hooks of every step touch: that they are few is speed.
+
+    Args:
+        number: Of the last step that ended.
+        recorder: Takes what is noted; None takes nothing.
 
     Attributes:
-        work: Of all of them; None before the first.
-        updated: Whether an optimizer ran in the last of them: the step then ends with it.
+        note: Takes an instant: its phase and time, and what ended there (`profiler.measure.recorder.Note`).
+        now: Monotonic seconds.
+        look_s: When the recorder wants to look after itself.
+        later: What a loss must go through before it is noted, or None.
+        between: The phase after a batch, until the next is asked for.
+        counter: Who must hear of this microbatch, since its work is not known yet; else None.
+        shape: Of the first tensor of batches whose work is known.
+        work: What the microbatch does in one backward pass, once that is known.
+        passes: Backward passes of this microbatch.
+        updated: Whether an optimizer ran: the step then ends with this microbatch.
+        number: Of the last step that ended.
+        log_at: The step at whose end logged metrics are read.
+        divided_by: What the training divides the loss of a microbatch by.
     """
 
-    __slots__ = ("_loss", "_losses", "updated", "work")
+    __slots__ = (
+        "between",
+        "counter",
+        "divided_by",
+        "later",
+        "log_at",
+        "look_s",
+        "note",
+        "now",
+        "number",
+        "passes",
+        "shape",
+        "updated",
+        "work",
+    )
 
-    def __init__(self) -> None:
-        self.work: Work | None = None
+    def __init__(self, number: int = 0, recorder: Recorder | None = None) -> None:
+        self.note: Note = _nothing
+        self.now: Callable[[], float] = time.monotonic
+        self.look_s = math.inf
+        self.later: Callable[[object], Scalar] | None = None
+        if recorder is not None:
+            self.now, self.later = recorder.clock, recorder.later
+            self.note, self.look_s = recorder.look(self.now())
+        self.between: Phase = "data"
+        self.counter: WorkCounter | None = None
+        self.shape: torch.Size | None = NEVER_SEEN
+        self.work = Work()
+        self.passes = 0
         self.updated = False
-        self._loss: Any = None
-        self._losses = 0
+        self.number = number
+        self.log_at = -1
+        self.divided_by = 1
 
-    def add(self, work: Work, outputs: Any) -> None:
-        """Add a microbatch: its work, and what the training step returned of it."""
-        self.work = work if self.work is None else self.work.plus(work)
-        loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
-        if isinstance(loss, torch.Tensor):
-            loss = loss.detach() if loss.requires_grad else loss
-            self._loss = loss if self._loss is None else self._loss + loss
-            self._losses += 1
 
-    def mean_loss(self, trainer: pl.Trainer) -> Any:
-        """Over microbatches. Lightning has divided each by the number of a full step; the last step may be shorter."""
-        module = trainer.lightning_module
-        divided_by = trainer.accumulate_grad_batches if module.automatic_optimization else 1
-        if self._loss is None or divided_by == self._losses:
-            return self._loss
-        return self._loss * (divided_by / self._losses)
+def loss_in(outputs: Any) -> Any:
+    """The loss in what a training step gave; without its graph, which would live on with it."""
+    loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
+    if not isinstance(loss, torch.Tensor):
+        return None
+    return loss.detach() if loss.requires_grad else loss
+
+
+def loss_divisor(trainer: Any) -> int:
+    """What Lightning divides the loss of each microbatch by; the last step of an epoch may have fewer."""
+    automatic = trainer.lightning_module.automatic_optimization
+    return trainer.accumulate_grad_batches if automatic else 1

@@ -75,9 +75,12 @@ def count_tokens(batch: Any, *, embeds: bool) -> tuple[int | None, str]:
 
 
 def first_shape(batch: Any) -> torch.Size | None:
-    """The shape of a batch's first tensor, where a glance finds it."""
-    if isinstance(batch, list | tuple) and batch:
-        batch = batch[0]
+    """The shape of a batch's first tensor, where a glance finds it.
+
+    Asked before every forward pass: what a default collation makes (a list, a dict) comes first, and by its exact type.
+    """
+    if type(batch) is list or isinstance(batch, list | tuple):
+        batch = batch[0] if batch else None
     elif isinstance(batch, Mapping):
         batch = next((v for v in batch.values() if isinstance(v, torch.Tensor)), None)
     return batch.shape if isinstance(batch, torch.Tensor) else None

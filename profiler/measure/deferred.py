@@ -49,14 +49,3 @@ class OnHost:
         if not isinstance(value, torch.Tensor) or value.device.type != "cpu":
             return None
         return float(value.item()) if value.numel() == 1 and not value.is_complex() else None
-
-
-class HostScalars:
-    """For trainings on the CPU: everything is here already."""
-
-    def later(self, value: object) -> Scalar:
-        """As it is."""
-        return OnHost(value)
-
-    def poll(self, *, last: bool = False) -> None:
-        """Nothing is on its way."""

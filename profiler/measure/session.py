@@ -19,7 +19,7 @@ from profiler.carbon.factors import CarbonFactors
 from profiler.measure.deferred import Scalars
 from profiler.measure.guard import Guard
 from profiler.measure.ranks import Place
-from profiler.measure.recorder import DeviceTimer, Recorder
+from profiler.measure.recorder import DeviceTimer, Memory, Recorder
 from profiler.measure.run_name import attempts_of, free_name, shared_name
 from profiler.measure.sampler import SAMPLING_PERIOD_S, Sampler
 from profiler.measure.sensors.base import CoTenants, Probe
@@ -80,6 +80,7 @@ class Session:
         phases_known: As for `Recorder`.
         timer_on: Makes, of the run's clock, what tells the times of phases on an asynchronous device.
         scalars: As for `Recorder`.
+        memory: As for `Recorder`.
         clock: Monotonic seconds from any origin.
         sampling_period_s: Seconds between two readings of the sensors.
 
@@ -101,6 +102,7 @@ class Session:
         phases_known: bool = True,
         timer_on: Callable[[Callable[[], float]], DeviceTimer] | None = None,
         scalars: Scalars | None = None,
+        memory: Callable[[], Memory | None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
         sampling_period_s: float = SAMPLING_PERIOD_S,
     ) -> None:
@@ -134,11 +136,13 @@ class Session:
         )
         self.recorder = Recorder(
             self.emit,
-            clock=self.now,
+            clock=clock,
+            origin_s=self._origin_s,
             rank=place.rank,
             phases_known=phases_known,
             timer=timer_on(self.now) if timer_on else None,
             scalars=scalars,
+            memory=memory,
         )
         self._sampler = Sampler(
             self._probes,

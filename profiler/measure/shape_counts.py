@@ -124,6 +124,15 @@ class ShapeCounts:
         """Backward passes of the microbatch that began last."""
         return self._passes
 
+    def again(self, passes: int) -> None:
+        """A microbatch of a shape that has been counted came and went, with so many backward passes."""
+        self._passes = passes
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether nothing will be counted any more."""
+        return not self._countable
+
     def of(self, tail: Tail, basis: Basis | None) -> Counted | None:
         """What the microbatch that began last did, if that is known."""
         unit = self._units.get(tail)

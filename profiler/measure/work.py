@@ -121,6 +121,21 @@ class WorkCounter:
             self._last = (self._counts.passes, self._work())
         return self._last[1]
 
+    def steady(self) -> tuple[torch.Size, Work] | None:
+        """What a microbatch with one backward pass does if its first tensor has this shape; it need not be looked at.
+
+        None if each must be: a user's function is to be asked, or the last one's FLOPs are not known yet.
+        """
+        if self._any_given or self._shape is None or self._counts.passes != 1:
+            return None
+        known = self._tail in self._counts or self._counts.exhausted
+        return (self._shape, self.work()) if known else None
+
+    def again(self, passes: int) -> Work:
+        """What a microbatch that was not looked at did in so many backward passes; it was as large as the last one."""
+        self._counts.again(passes)
+        return self.work()
+
     def _work(self) -> Work:
         counted = self._counts.of(self._tail, self._basis)
         if counted is None:
