@@ -239,8 +239,9 @@ class EfficiencyMonitor(pl.Callback):
             step = self._open_step
             step.note(("forward", step.now()))
             step.passes = 0
-            if first_shape(batch) != step.shape:
-                self._begin_unknown(trainer, batch)
+            kind: Any = type(batch)
+            if kind is not step.kind or not batch or getattr(batch[0], "shape", 0) != step.shape:
+                self._begin_unlike(trainer, batch)
         except Exception as error:  # noqa: BLE001 - the training must go on whatever we did wrong
             self._switch_off(error)
 
@@ -286,17 +287,17 @@ class EfficiencyMonitor(pl.Callback):
             step, ended = self._open_step, None
             work = step.work
             if step.counter is not None or step.passes != 1:
-                work = self._work_of_unknown(step)
+                work = self._work_of_unlike(step, batch)
             if step.updated:
                 step.updated = False
                 step.number += 1
                 logged = self._logged(trainer) if step.number == step.log_at else None
                 ended = (step.number, step.divided_by, logged)
-            loss = loss_in(outputs)
+            loss = outputs.get("loss") if type(outputs) is dict else loss_in(outputs)
             if step.later is not None:
                 loss = step.later(loss)
             now = step.now()
-            step.note((step.between, now, work, loss, ended))
+            step.note((step.between, now, None, work, loss, ended))
             if now >= step.look_s:
                 self._look(now)
         except Exception as error:  # noqa: BLE001 - as above
@@ -347,9 +348,11 @@ class EfficiencyMonitor(pl.Callback):
         if self._session:
             self._session.recorder.enter(phase)
 
-    def _begin_unknown(self, trainer: pl.Trainer, batch: Any) -> None:
-        """A batch whose work is not known: the first of an epoch, one of another shape, or each."""
+    def _begin_unlike(self, trainer: pl.Trainer, batch: Any) -> None:
+        """A batch whose work may not be known: the first of an epoch, one of another shape, or each."""
         step, counter = self._open_step, self._work_counter
+        if first_shape(batch) == step.shape:
+            return
         if self._session is None or counter is None or "recording" in self._guard.reasons:
             self._open_step = OpenStep(step.number)
             return
@@ -373,7 +376,7 @@ class EfficiencyMonitor(pl.Callback):
         if self._work_counter:
             self._work_counter.end_count()
 
-    def _work_of_unknown(self, step: OpenStep) -> Work:
+    def _work_of_unlike(self, step: OpenStep, batch: Any) -> Work:
         """Of the microbatch that ends; if the like of it is known from now on, they need not be looked at."""
         session, counter = self._session, self._work_counter
         if session is None or counter is None:
@@ -383,7 +386,7 @@ class EfficiencyMonitor(pl.Callback):
         self._end_count()
         work, steady = counter.work(), counter.steady()
         if steady is not None:
-            step.counter = None
+            step.counter, step.kind = None, type(batch) if type(batch) in (list, tuple) else None
             step.shape, step.work = steady
         if session.flops_source is None:
             self._store_flops(session, counter)

@@ -36,6 +36,7 @@ class OpenStep:
         later: What a loss must go through before it is noted, or None.
         between: The phase after a batch, until the next is asked for.
         counter: Who must hear of this microbatch, since its work is not known yet; else None.
+        kind: The type of batches whose first element is their first tensor (list, tuple); None of others.
         shape: Of the first tensor of batches whose work is known.
         work: What the microbatch does in one backward pass, once that is known.
         passes: Backward passes of this microbatch.
@@ -49,6 +50,7 @@ class OpenStep:
         "between",
         "counter",
         "divided_by",
+        "kind",
         "later",
         "log_at",
         "look_s",
@@ -71,6 +73,7 @@ class OpenStep:
             self.note, self.look_s = recorder.look(self.now())
         self.between: Phase = "data"
         self.counter: WorkCounter | None = None
+        self.kind: type | None = None
         self.shape: torch.Size | None = NEVER_SEEN
         self.work = Work()
         self.passes = 0

@@ -79,10 +79,10 @@ class Instant(NamedTuple):
 
     phase: Phase | None
     host_s: float
+    cpu_s: float | None = None
     work: Work | None = None
     loss: Any = None
     ended: StepEnd | tuple[Any, ...] | None = None
-    cpu_s: float | None = None
     ticket: Ticket | None = None
 
     @property

@@ -24,10 +24,16 @@ from profiler.records import Phase, Row
 
 __all__ = ["DeviceTimer", "Memory", "Note", "Recorder", "Work"]
 
-Noted = tuple[Phase | None, float] | tuple[Phase | None, float, Work, Any, tuple[Any, ...] | None]
-"""The first fields of an `Instant`: a phase that is entered, or a microbatch that ends, too."""
+Noted = (
+    tuple[Phase | None, float]
+    | tuple[Phase | None, float, float | None]
+    | tuple[Phase | None, float, float | None, Work, Any, tuple[Any, ...] | None]
+)
+"""The first fields of an `Instant`: a phase that is entered, at what time, or a microbatch that ends there, too."""
 
 Note = Callable[[Noted], None]
+
+_UNSAID = (None,) * 6
 
 MAX_INSTANTS = 2048
 """Instants that may gather: past that the training's own thread makes rows of them, since nobody else does."""
@@ -101,7 +107,9 @@ class Recorder:
         self._read_memory = memory
         self._memory: Memory | None = None
         self.later: Callable[[object], Scalar] | None = None if scalars is None else scalars.later
-        self._instants: deque[Noted | Instant] = deque()
+        self._instants: deque[tuple[Any, ...]] = deque()
+        self._note: Note = self._instants.append if timer is None else self._note_ticket
+        self._on_device = timer is not None or scalars is not None
         self._cpu_known = phases_known and timer is None
         self._reading, self._next_look_s, self._looks = False, 0.0, 0
         self._digest = Digest(
@@ -125,7 +133,7 @@ class Recorder:
 
     def enter(self, phase: Phase | None) -> None:
         """Close the open phase and open `phase`; None means outside of training."""
-        self._note_all((phase, self.clock()))
+        self._note_reading((phase, self.clock()))
 
     @contextmanager
     def within(self, phase: Phase) -> Iterator[None]:
@@ -159,7 +167,7 @@ class Recorder:
         """
         scalar = loss if self.later is None else self.later(loss)
         ended = StepEnd(step, metrics=metrics, memory=memory)
-        self._note_all((then, self.clock(), work, scalar, ended))
+        self._note_reading((then, self.clock(), None, work, scalar, ended))
         self._attend()
 
     def look(self, now_s: float) -> tuple[Note, float]:
@@ -174,19 +182,17 @@ class Recorder:
             What takes instants from now on, and when to look again: after the first microbatch that ends then or later.
         """
         self._attend()
-        if self._timer is not None or self._scalars is not None:
-            return self._note_ticket, -math.inf
         if not self._cpu_known:
-            return self._instants.append, now_s + LOOK_S
+            return self._note, -math.inf if self._on_device else now_s + LOOK_S
         if self._reading and now_s < self._next_look_s:
             self._reading = False
-            return self._instants.append, self._next_look_s
+            return self._note, self._next_look_s
         if not self._reading:
-            self.enter(self.phase)
+            self._note((self.phase, now_s, self._cpu_clock()))
         self._looks += 1
         self._reading = True
         self._next_look_s = now_s + LOOK_S * (0.5 + self._looks * GOLDEN % 1.0)
-        return self._note_all, now_s
+        return self._note_reading, now_s
 
     def mark(
         self, kind: str, start_s: float, end_s: float | None = None, note: Mapping[str, object] | None = None
@@ -239,15 +245,13 @@ class Recorder:
 
     def _note_ticket(self, noted: Noted) -> None:
         """Note an instant whose time the device will tell."""
-        self._instants.append(Instant(*noted)._replace(ticket=self._ticket(noted[1])))
+        assert self._timer is not None
+        ticket = self._timer.note(noted[1] - self._origin_s)
+        self._instants.append((*noted, *_UNSAID[len(noted) :], ticket))
 
-    def _note_all(self, noted: Noted) -> None:
+    def _note_reading(self, noted: Noted) -> None:
         """Note an instant, and the CPU time at it."""
-        cpu_s = self._cpu_clock()
-        self._instants.append(Instant(*noted)._replace(cpu_s=cpu_s, ticket=self._ticket(noted[1])))
+        self._note((noted[0], noted[1], self._cpu_clock(), *noted[3:]))
 
-    def _ticket(self, now_s: float) -> Ticket | None:
-        return None if self._timer is None else self._timer.note(now_s - self._origin_s)
-
-    def _on_the_runs_clock(self, noted: Noted | Instant) -> Instant:
+    def _on_the_runs_clock(self, noted: tuple[Any, ...]) -> Instant:
         return Instant(noted[0], noted[1] - self._origin_s, *noted[2:])
