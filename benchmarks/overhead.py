@@ -4,6 +4,11 @@
 
 A step is made to last about 10 ms of real work (a matrix product). Fits with and without the monitor alternate,
 and the ratio of their median step times is taken round by round, so that a machine that drifts does not decide.
+
+`hooks_us_a_step` is all that runs between entering our hooks and leaving them, from the callers' side: two readings of
+the clock around each of the six, the announcement of a fetch included. Of that `floor_us_a_step` is what six hooks that
+do nothing take in the same place, and `append_us_a_step` what six take that append the time to a queue. Nothing is
+subtracted. The fits of the three alternate.
 """
 
 from __future__ import annotations
@@ -16,6 +21,7 @@ import statistics
 import tempfile
 import time
 import warnings
+from collections import deque
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,8 +33,10 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from profiler import EfficiencyMonitor
 from profiler.hardware import cpu_power
+from profiler.integrations.lightning_fetch import announce_fetches
 
 HOOKS = (
+    "_fetch",
     "on_train_batch_start",
     "on_before_backward",
     "on_after_backward",
@@ -56,6 +64,60 @@ class MatrixStep(L.LightningModule):
         return torch.optim.SGD(self.parameters(), 0.1)
 
 
+class Idle(L.Callback):
+    """Does nothing in as many hooks as the monitor has in a step, so that what calling them takes is known."""
+
+    def _fetch(self) -> None:
+        pass
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        if batch_idx == 0:
+            announce_fetches(trainer, self._fetch)
+
+    def on_before_backward(self, trainer: Any, pl_module: Any, loss: Any) -> None:
+        pass
+
+    def on_after_backward(self, trainer: Any, pl_module: Any) -> None:
+        pass
+
+    def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
+        pass
+
+    def on_train_batch_end(
+        self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        pass
+
+
+class Appending(L.Callback):
+    """Appends the time to a queue in each hook: the least that a record of phases can be."""
+
+    def __init__(self) -> None:
+        self._queue: deque[tuple[str, float]] = deque(maxlen=4096)
+
+    def _fetch(self) -> None:
+        self._queue.append(("data", time.monotonic()))
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        self._queue.append(("forward", time.monotonic()))
+        if batch_idx == 0:
+            announce_fetches(trainer, self._fetch)
+
+    def on_before_backward(self, trainer: Any, pl_module: Any, loss: Any) -> None:
+        self._queue.append(("backward", time.monotonic()))
+
+    def on_after_backward(self, trainer: Any, pl_module: Any) -> None:
+        self._queue.append(("other", time.monotonic()))
+
+    def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
+        self._queue.append(("optimizer", time.monotonic()))
+
+    def on_train_batch_end(
+        self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self._queue.append(("other", time.monotonic()))
+
+
 class StepTimes(L.Callback):
     """Seconds from one batch's end to the next."""
 
@@ -77,7 +139,7 @@ def main() -> None:
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
     products = _products_for(0.010)
-    hooks = _hook_microseconds(products, arguments.steps)
+    hooks, floor, append = _hook_microseconds(products, arguments.steps, arguments.rounds)
     ratios, step_s = _paired_ratios(products, arguments.steps, arguments.rounds)
     result = {
         "command": "python benchmarks/overhead.py",
@@ -86,9 +148,9 @@ def main() -> None:
         "steps_a_fit": arguments.steps,
         "rounds": arguments.rounds,
         "step_ms_without": round(1e3 * step_s, 3),
-        "hooks_us_a_step": {
-            q: round(_quantile(hooks, p), 1) for q, p in (("p50", 0.5), ("p95", 0.95), ("p99", 0.99))
-        },
+        "hooks_us_a_step": _quantiles(hooks),
+        "append_us_a_step": _quantiles(append),
+        "floor_us_a_step": _quantiles(floor),
         "hooks_share_of_step": round(_quantile(hooks, 0.5) * 1e-6 / step_s, 5),
         "step_time_ratio": {
             "median": round(statistics.median(ratios), 4),
@@ -117,28 +179,46 @@ def _products_for(seconds: float) -> int:
     return max(round(seconds / statistics.median(times)), 1)
 
 
-def _hook_microseconds(products: int, steps: int) -> list[float]:
-    """Microseconds of all our hooks together, step by step."""
+def _hook_microseconds(products: int, steps: int, rounds: int) -> tuple[list[float], ...]:
+    """Microseconds of all our hooks together, step by step; the same of hooks that do nothing, and that only append."""
+    spent: tuple[list[float], ...] = ([], [], [])
+    for _ in range(max(rounds // 2, 1)):
+        with tempfile.TemporaryDirectory() as folder:
+            for callback, found in zip(
+                (EfficiencyMonitor(folder, summary=False), Idle(), Appending()), spent, strict=True
+            ):
+                timed = _time_hooks(callback)
+                _fit(products, steps, [callback])
+                found += timed[WARM_UP_STEPS:]
+    return spent
+
+
+def _time_hooks(callback: L.Callback) -> list[float]:
+    """Replace a callback's hooks by timed ones; what is returned fills with microseconds a step."""
     spent: list[float] = []
-    with tempfile.TemporaryDirectory() as folder:
-        monitor = EfficiencyMonitor(folder, summary=False)
-        now = [0.0]
-        for name in HOOKS:
-            setattr(monitor, name, _counting(getattr(monitor, name), now, spent, last=name == HOOKS[-1]))
-        _fit(products, steps, [monitor])
-    return spent[WARM_UP_STEPS:]
+    so_far = [0.0]
 
+    def timed(hook: Callable[..., Any], clock: Callable[[], float]) -> Callable[..., Any]:
+        def run(*args: Any) -> None:
+            start = clock()
+            hook(*args)
+            so_far[0] += clock() - start
 
-def _counting(
-    hook: Callable[..., Any], now: list[float], spent: list[float], *, last: bool
-) -> Callable[..., Any]:
-    def timed(*args: Any, **kwargs: Any) -> None:
-        now[0] += _timed(lambda: hook(*args, **kwargs))
-        if last:
-            spent.append(1e6 * now[0])
-            now[0] = 0.0
+        return run
 
-    return timed
+    def timed_last(hook: Callable[..., Any], clock: Callable[[], float]) -> Callable[..., Any]:
+        def run(*args: Any) -> None:
+            start = clock()
+            hook(*args)
+            spent.append(1e6 * (so_far[0] + clock() - start))
+            so_far[0] = 0.0
+
+        return run
+
+    for name in HOOKS:
+        wrap = timed_last if name == HOOKS[-1] else timed
+        setattr(callback, name, wrap(getattr(callback, name), time.perf_counter))
+    return spent
 
 
 def _paired_ratios(products: int, steps: int, rounds: int) -> tuple[list[float], float]:
@@ -173,6 +253,10 @@ def _timed(work: Callable[[], Any]) -> float:
     start = time.perf_counter()
     work()
     return time.perf_counter() - start
+
+
+def _quantiles(values: list[float]) -> dict[str, float]:
+    return {name: round(_quantile(values, q), 1) for name, q in (("p50", 0.5), ("p95", 0.95), ("p99", 0.99))}
 
 
 def _quantile(values: list[float], q: float) -> float:
