@@ -23,6 +23,8 @@ from torch.utils.data import DataLoader, TensorDataset
 from profiler import EfficiencyMonitor, RunFacts, open_run, summarize
 from profiler.errors import InvalidValueError
 from profiler.integrations import lightning as bridge
+from profiler.measure.recorder import Recorder
+from profiler.measure.work import WorkCounter
 from profiler.store.runs import scan_runs
 
 ROOT = Path(__file__).parents[1]
@@ -309,7 +311,18 @@ def test_an_exception_in_the_forward_pass_leaves_no_counting_behind(tmp_path: Pa
     assert torch.utils._python_dispatch._get_current_dispatch_mode() is None
 
 
-@pytest.mark.parametrize("where", ["open_probes", "Session", "WorkCounter", "logged_numbers", "SlowMemory"])
+BRIDGES = (
+    "open_probes",
+    "Session",
+    "WorkCounter",
+    "logged_numbers",
+    "SlowMemory",
+    "OpenStep",
+    "announce_fetches",
+)
+
+
+@pytest.mark.parametrize("where", BRIDGES)
 def test_our_own_faults_never_reach_the_training(
     where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -326,6 +339,90 @@ def test_our_own_faults_never_reach_the_training(
     assert 1 <= len(said) <= 3
     assert f"{where} is broken" in said[0]
     assert "The training goes on." in said[0]
+
+
+@pytest.mark.parametrize(
+    ("owner", "name"),
+    [
+        (Recorder, "look"),
+        (WorkCounter, "begin"),
+        (WorkCounter, "begin_backward"),
+        (WorkCounter, "end_count"),
+        (WorkCounter, "steady"),
+        (EfficiencyMonitor, "_switch_off"),
+    ],
+)
+def test_a_fault_in_a_hook_of_every_step_leaves_nothing_behind(
+    owner: type,
+    name: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    without, _ = train("mlp", [], max_epochs=1)
+
+    def broken(*args: Any, **kwargs: Any) -> Any:
+        raise RuntimeError(f"{name} is broken")
+
+    monkeypatch.setattr(owner, name, broken)
+    if name == "_switch_off":  # it runs after another fault only
+        monkeypatch.setattr(WorkCounter, "work", broken)
+    with_us, _ = train("mlp", [EfficiencyMonitor(tmp_path)], max_epochs=1)
+    assert all(torch.equal(with_us[name], value) for name, value in without.items())
+    assert torch.utils._python_dispatch._get_current_dispatch_mode() is None
+    said = [record.getMessage() for record in caplog.records if record.name == "joulescale"]
+    assert 1 <= len(said) <= 3
+    assert f"{name} is broken" in said[0]
+    assert "The training goes on." in said[0]
+
+
+def test_batches_that_are_alike_are_looked_at_once_an_epoch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Any] = []
+    begin = WorkCounter.begin
+
+    def counted(counter: WorkCounter, batch: Any) -> None:
+        seen.append(batch)
+        begin(counter, batch)
+
+    monkeypatch.setattr(WorkCounter, "begin", counted)
+    train("mlp", [EfficiencyMonitor(tmp_path)], max_epochs=3)
+    assert len(seen) == 3
+    assert stored(tmp_path)["samples"] == 3 * 96
+
+
+def test_batches_of_another_kind_in_between_are_looked_at(tmp_path: Path) -> None:
+    """A list that holds no tensor where the last one did, a dict, a shorter batch: none is taken for the last one."""
+    x, y = features(16).tensors
+    batches = [[x, y], [x, y], ["text", x, y], [], {"x": x, "y": y}, (x, y), [x[:5], y[:5]], [x, y], [x, y]]
+
+    class Any_(Classifier):
+        def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+            parts = [part for part in (batch.values() if isinstance(batch, dict) else batch) if len(part) > 4]
+            return super().training_step(parts or [x, y], batch_idx)
+
+    L.Trainer(
+        max_epochs=1, callbacks=[EfficiencyMonitor(tmp_path)], logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, accelerator="cpu",
+    ).fit(Any_(mlp()), DataLoader(batches, batch_size=None, collate_fn=lambda batch: batch))  # fmt: skip
+    steps = open_run(tmp_path, "latest").processes[0].steps
+    assert steps["samples"].to_list() == [16, 16, 16, None, 16, 16, 5, 16, 16]
+    assert steps["loss"].null_count() == 0
+    assert "recording" not in stored(tmp_path)["notes"]
+
+
+def test_a_monitor_whose_hooks_a_user_extends_records_as_ever(tmp_path: Path) -> None:
+    class Extended(EfficiencyMonitor):
+        ends = 0
+
+        def on_train_batch_end(self, *args: Any) -> None:
+            super().on_train_batch_end(*args)
+            self.ends += 1
+
+    monitor = Extended(tmp_path)
+    train("mlp", [monitor], max_epochs=1)
+    assert (monitor.ends, stored(tmp_path)["steps"]) == (6, 6)
 
 
 def test_a_runs_folder_that_cannot_be_one_is_said_and_the_training_goes_on(

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from profiler.measure.digest import MAX_PENDING_STEPS
-from profiler.measure.recorder import MAX_INSTANTS, Memory, Recorder, Work
+from profiler.measure.recorder import LOOK_S, MAX_INSTANTS, Memory, Recorder, Work
 from profiler.records import RUN_PHASES, STEP_PHASES, Mark, Row, Step
 
 
@@ -285,3 +285,117 @@ def test_every_second_is_booked_once(actions: list[tuple[str | None, int]]):
     assert in_steps + in_marks + outside + waited + unfinished == run.clock.now_s - 7.0
     for step in run.steps:
         assert sum(getattr(step, f"{name}_s") for name in STEP_PHASES) == step.duration_s
+
+
+# -- what hooks of every step do: they note instants by themselves ------------------------------------------------
+
+MICROBATCH = (("data", 0.25, 0.0), ("forward", 1.0, 2.0), ("backward", 2.0, 3.0), ("optimizer", 0.5, 1.0))
+"""Phases, their seconds in units of a microbatch, and the threads they keep busy."""
+
+
+class Hooks(Recording):
+    """Notes as a fast hook does, and counts how often the clock of CPU time was read."""
+
+    def __init__(self, **kwargs: object) -> None:
+        super().__init__(**kwargs)
+        self.reads = 0
+        self.recorder._cpu_clock = self.count
+        self.note, self.look_s = self.recorder.look(self.clock())
+        self.recorder.enter("data")
+
+    def count(self) -> float:
+        self.reads += 1
+        return self.clock.cpu()
+
+    def microbatch(self, unit_s: float, ended: tuple[object, ...] | None, loss: object = None) -> None:
+        for phase, seconds, busy in MICROBATCH:
+            if phase != "data":
+                self.note((phase, self.clock()))
+            self.clock.advance(unit_s * seconds, busy)
+        self.note(("data", self.clock(), None, Work(samples=4), self.recorder.later(loss), ended))  # type: ignore[misc]
+        if self.clock() >= self.look_s:
+            self.note, self.look_s = self.recorder.look(self.clock())
+
+
+def test_short_steps_are_booked_right_though_the_cpu_clock_is_hardly_read():
+    run, unit_s = Hooks(), 2**-10
+    for step in range(1, 1001):
+        run.microbatch(unit_s, (step, 1, None))
+    assert run.steps[-1].step >= 1000 - LOOK_S * 1.5 / (3.75 * unit_s), "the last few wait for their CPU time"
+    run.recorder.flush()
+    assert [step.step for step in run.steps] == list(range(1, 1001))
+    for step in run.steps:
+        for phase, seconds, busy in MICROBATCH:
+            assert getattr(step, f"{phase}_s") == unit_s * seconds
+            assert getattr(step, f"{phase}_cpu_s") == pytest.approx(unit_s * seconds * busy, abs=1e-12)
+    looks = (run.clock() - 7.0) / LOOK_S
+    assert 0.5 * 5 * looks < run.reads < 1.5 * 5 * looks, (
+        "five times a look, not four times each of 1000 steps"
+    )
+
+
+def test_of_long_steps_every_instant_is_exact():
+    """A phase that is twice as busy all of a sudden is seen so at once."""
+    run = Hooks()
+    for step, busy in ((1, 1.0), (2, 1.0), (3, 2.0)):
+        for phase in ("forward", "backward"):
+            run.note((phase, run.clock()))
+            run.clock.advance(1.5 * LOOK_S, busy if phase == "backward" else 1.0)
+        run.note(("data", run.clock(), None, Work(), Late(None, here=True), (step, 1, None)))
+        assert run.clock() >= run.look_s
+        run.note, run.look_s = run.recorder.look(run.clock())
+    assert [step.backward_cpu_s for step in run.steps] == pytest.approx([1.5 * LOOK_S * n for n in (1, 1, 2)])
+    assert [step.forward_cpu_s for step in run.steps] == pytest.approx([1.5 * LOOK_S] * 3)
+
+
+def test_work_and_losses_of_microbatches_are_those_of_their_step():
+    run = Hooks()
+    for loss, ended in ((1.0, None), (2.0, (1, 2, None)), (4.0, (2, 2, {"lr": 0.1}))):
+        run.microbatch(1.0, ended, Late(loss, here=True))
+    assert [(s.samples, s.loss, s.num_microbatches) for s in run.steps] == [(8, 3.0, 2), (4, 8.0, 1)]
+    assert [dict(s.metrics) for s in run.steps] == [{}, {"lr": 0.1}]
+
+
+def test_a_step_waits_for_the_losses_of_all_its_microbatches():
+    run = Hooks()
+    late = Late(1.0)
+    run.microbatch(1.0, None, late)
+    run.microbatch(1.0, (1, 2, None), Late(3.0, here=True))
+    assert run.steps == []
+    late.here = True
+    assert [s.loss for s in run.steps] == [4.0]
+
+
+def test_a_pause_returns_to_the_phase_that_a_hook_noted():
+    run = Hooks()
+    run.note(("optimizer", run.clock()))
+    for digested in (False, True):
+        if digested:
+            run.recorder.digest()
+        with run.recorder.within("checkpoint"):
+            run.clock.advance(1.0, 2.0)
+        assert run.recorder.phase == "optimizer"
+    assert [json.loads(mark.note) for mark in run.marks] == [{"cpu_s": 2.0}, {"cpu_s": 2.0}]
+
+
+def test_instants_of_hooks_that_nobody_asks_for_do_not_gather_for_ever():
+    run = Hooks()
+    for step in range(MAX_INSTANTS):
+        run.microbatch(1.0, (step, 1, None))
+    assert len(run.recorder._instants) <= MAX_INSTANTS + 6
+    assert run.rows
+
+
+def test_memory_goes_with_the_step_that_follows():
+    read = iter([None, Memory(host_rss=5)])
+    run = Hooks(memory=lambda: next(read, None))
+    for step in (1, 2, 3):
+        run.microbatch(1.0, (step, 1, None))
+        run.recorder.digest()
+    assert [s.host_rss_bytes for s in run.steps] == [None, 5, None]
+
+
+def test_times_of_hooks_are_on_the_runs_clock():
+    run = Hooks(origin_s=7.0)
+    run.microbatch(1.0, (1, 1, None))
+    assert [(s.start_s, s.duration_s) for s in run.steps] == [(0.0, 3.75)]

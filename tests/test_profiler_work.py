@@ -313,3 +313,31 @@ def test_a_users_function_that_fails_is_switched_off_alone():
     work = _microbatch(counter, model, torch.zeros(4, 7), torch.zeros(4, 7))
     assert (work.samples, work.tokens) == (4, None)
     assert list(guard.reasons) == ["tokens"]
+
+
+def test_a_batch_like_the_last_one_need_not_be_looked_at():
+    model = torch.nn.Linear(7, 5)
+    counter, _, _ = _counter(model)
+    counter.begin(torch.zeros(3, 7))
+    assert counter.steady() is None, "nothing is counted yet"
+    counter.end_count()
+    work = _microbatch(counter, model, torch.zeros(3, 7), torch.zeros(3, 7))
+    assert counter.steady() == (torch.Size((3, 7)), work)
+    assert counter.again(2).model_flops == 2 * work.model_flops  # type: ignore[operator]
+    assert counter.steady() is None, "two passes are no measure of one"
+    assert counter.again(0).model_flops is None
+    assert counter.again(1) == work
+
+
+def test_what_can_never_be_counted_need_not_be_looked_at_again():
+    model = torch.nn.LayerNorm(7)
+    counter, _, _ = _counter(model)
+    _microbatch(counter, model, torch.zeros(4, 7), torch.zeros(4, 7))
+    assert counter.steady() == (torch.Size((4, 7)), Work(samples=4))
+
+
+def test_where_the_user_tells_each_batch_is_looked_at():
+    model = torch.nn.Linear(7, 5)
+    counter, _, _ = _counter(model, tokens=lambda batch: 9)
+    _microbatch(counter, model, torch.zeros(4, 7), torch.zeros(4, 7))
+    assert counter.steady() is None

@@ -243,7 +243,7 @@ class EfficiencyMonitor(pl.Callback):
             if kind is not step.kind or not batch or getattr(batch[0], "shape", 0) != step.shape:
                 self._begin_unlike(trainer, batch)
         except Exception as error:  # noqa: BLE001 - the training must go on whatever we did wrong
-            self._switch_off(error)
+            self._guard.call("ending the record", self._switch_off, error)
 
     def on_before_backward(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: torch.Tensor
@@ -256,7 +256,7 @@ class EfficiencyMonitor(pl.Callback):
             if step.counter is not None:
                 step.counter.begin_backward()
         except Exception as error:  # noqa: BLE001 - as above
-            self._switch_off(error)
+            self._guard.call("ending the record", self._switch_off, error)
 
     def on_after_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Between backward and optimizer: whatever the strategy does there."""
@@ -266,7 +266,7 @@ class EfficiencyMonitor(pl.Callback):
                 self._end_pass(pl_module)
             step.note(("other", step.now()))
         except Exception as error:  # noqa: BLE001 - as above
-            self._switch_off(error)
+            self._guard.call("ending the record", self._switch_off, error)
 
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
@@ -277,7 +277,7 @@ class EfficiencyMonitor(pl.Callback):
             step.note(("optimizer", step.now()))
             step.updated = True
         except Exception as error:  # noqa: BLE001 - as above
-            self._switch_off(error)
+            self._guard.call("ending the record", self._switch_off, error)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -301,7 +301,7 @@ class EfficiencyMonitor(pl.Callback):
             if now >= step.look_s:
                 self._look(now)
         except Exception as error:  # noqa: BLE001 - as above
-            self._switch_off(error)
+            self._guard.call("ending the record", self._switch_off, error)
 
     def _fetch(self) -> None:
         """Lightning asks for the next batch: from here on is data wait."""
@@ -309,7 +309,7 @@ class EfficiencyMonitor(pl.Callback):
             step = self._open_step
             step.note(("data", step.now()))
         except Exception as error:  # noqa: BLE001 - as above
-            self._switch_off(error)
+            self._guard.call("ending the record", self._switch_off, error)
 
     @guarded("recording")
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

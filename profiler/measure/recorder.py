@@ -38,7 +38,7 @@ _UNSAID = (None,) * 6
 MAX_INSTANTS = 2048
 """Instants that may gather: past that the training's own thread makes rows of them, since nobody else does."""
 
-LOOK_S = 0.1
+LOOK_S = 0.25
 """Seconds from one microbatch whose CPU time is read at each of its instants to the next such, on average: of longer
 steps each is read."""
 
@@ -109,7 +109,6 @@ class Recorder:
         self.later: Callable[[object], Scalar] | None = None if scalars is None else scalars.later
         self._instants: deque[tuple[Any, ...]] = deque()
         self._note: Note = self._instants.append if timer is None else self._note_ticket
-        self._on_device = timer is not None or scalars is not None
         self._cpu_known = phases_known and timer is None
         self._reading, self._next_look_s, self._looks = False, 0.0, 0
         self._digest = Digest(
@@ -183,7 +182,7 @@ class Recorder:
         """
         self._attend()
         if not self._cpu_known:
-            return self._note, -math.inf if self._on_device else now_s + LOOK_S
+            return self._note, -math.inf if self._timer else now_s + LOOK_S
         if self._reading and now_s < self._next_look_s:
             self._reading = False
             return self._note, self._next_look_s
