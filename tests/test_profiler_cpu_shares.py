@@ -47,26 +47,32 @@ def test_what_is_read_at_both_ends_is_exact():
 
 
 @given(
-    busy=st.fixed_dictionaries({phase: st.integers(0, 8) for phase in STEP_PHASES}),
-    walls=st.lists(st.tuples(st.sampled_from(STEP_PHASES), st.integers(1, 64)), min_size=1, max_size=20),
+    uses=st.fixed_dictionaries({phase: st.integers(0, 8) for phase in STEP_PHASES}),
+    spells=st.lists(st.tuples(st.sampled_from(STEP_PHASES), st.integers(0, 64)), min_size=1, max_size=20),
 )
-def test_phases_that_stay_as_busy_as_they_were_get_what_they_used(
-    busy: dict[StepPhase, int], walls: list[tuple[StepPhase, int]]
+def test_phases_that_use_what_they_used_get_it_however_long_they_had_to_wait(
+    uses: dict[StepPhase, int], spells: list[tuple[StepPhase, int]]
 ):
-    """Of waits that differ, too: they use nothing, however long they are."""
     shares, cpu_s = CpuShares(), 0.0
     for phase in STEP_PHASES:
         shares.spend(Account(), phase, 1.0)
-        cpu_s += busy[phase]
+        cpu_s += uses[phase]
         shares.read(cpu_s)
     account = Account()
-    for phase, wall in walls:
+    for phase, wall in spells:
         shares.spend(account, phase, wall / 64)
-        cpu_s += busy[phase] * wall / 64
-    shares.read(cpu_s)
-    for phase, _ in walls:
-        truth = busy[phase] * sum(wall for name, wall in walls if name == phase) / 64
+    shares.read(cpu_s + sum(uses[phase] for phase, _ in spells))
+    for phase, _ in spells:
+        truth = uses[phase] * sum(name == phase for name, _ in spells)
         assert account.seconds[phase] == pytest.approx(truth, abs=1e-9)
+
+
+def test_before_anything_was_seen_each_phase_has_one_busy_thread():
+    shares, account = CpuShares(), Account()
+    shares.spend(account, "forward", 1.0)
+    shares.spend(account, "backward", 3.0)
+    shares.read(8.0)
+    assert account.seconds == {"forward": 2.0, "backward": 6.0}
 
 
 def test_what_is_seen_anew_counts_for_more():

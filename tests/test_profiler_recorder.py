@@ -348,6 +348,16 @@ def test_of_long_steps_every_instant_is_exact():
     assert [step.forward_cpu_s for step in run.steps] == pytest.approx([1.5 * LOOK_S] * 3)
 
 
+def test_reading_the_cpu_clock_makes_no_microbatch_and_no_phase():
+    run = Hooks()
+    run.note(("forward", run.clock()))
+    run.clock.advance(1.0, 1.0)
+    run.recorder.enter("forward")
+    run.clock.advance(1.0, 3.0)
+    run.recorder.end_step(1, Work())
+    assert [(s.num_microbatches, s.forward_s, s.forward_cpu_s) for s in run.steps] == [(1, 2.0, 4.0)]
+
+
 def test_work_and_losses_of_microbatches_are_those_of_their_step():
     run = Hooks()
     for loss, ended in ((1.0, None), (2.0, (1, 2, None)), (4.0, (2, 2, {"lr": 0.1}))):

@@ -161,11 +161,14 @@ class SlowMemory:
         rss = int(self._process.memory_info().rss)
         if self._device.type != "cuda":
             return Memory(host_rss=rss)
+        known = torch.cuda.memory_stats(
+            self._device
+        )  # once: each of torch's shorter questions asks for all of it
         return Memory(
-            allocated=torch.cuda.memory_allocated(self._device),
-            reserved=torch.cuda.memory_reserved(self._device),
-            peak=torch.cuda.max_memory_allocated(self._device),
-            peak_reserved=torch.cuda.max_memory_reserved(self._device),
+            allocated=known.get("allocated_bytes.all.current", 0),
+            reserved=known.get("reserved_bytes.all.current", 0),
+            peak=known.get("allocated_bytes.all.peak", 0),
+            peak_reserved=known.get("reserved_bytes.all.peak", 0),
             host_rss=rss,
         )
 

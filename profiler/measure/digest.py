@@ -86,6 +86,11 @@ class Instant(NamedTuple):
     ticket: Ticket | None = None
 
     @property
+    def only_reads(self) -> bool:
+        """Whether nothing ended, and only the clock of CPU time was read."""
+        return self.cpu_s is not None and self[3:] == (None, None, None, None)
+
+    @property
     def settled(self) -> bool:
         """Whether its time is known for good."""
         return self.ticket is None or self.ticket.settled
@@ -176,6 +181,9 @@ class Digest:
 
     def take(self, instant: Instant) -> None:
         """Book the time since the instant before."""
+        if instant.phase == self._open.phase in STEP_PHASES and instant.only_reads:
+            self._read_within(instant, self._open.phase)
+            return
         if instant.time_s < self._open.time_s:  # the host's time after a device's that lags behind it
             instant = instant._replace(ticket=Ticket(self._open.time_s, settled=True))
         self._close(instant)
@@ -218,6 +226,12 @@ class Digest:
             self._emit(mark_of(self._rank, phase, self._open.time_s, until.time_s, self._cpu_note(until)))
         if until.cpu_s is not None:
             self._shares.read(until.cpu_s)
+
+    def _read_within(self, instant: Instant, phase: Phase) -> None:
+        """The clock of CPU time was read within a phase: of it, if nothing came between this reading and the last."""
+        if self._cpu_known and not self._shares.waiting:
+            self._shares.spend(self._spent.cpu, phase, instant.time_s - self._open.time_s)
+        self._shares.read(instant.cpu_s or 0.0)
 
     def _cpu_note(self, until: Instant) -> Mapping[str, object]:
         """A pause is entered and left by way of `Recorder.enter`, which reads the clock of CPU time."""
