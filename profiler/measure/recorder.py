@@ -38,7 +38,7 @@ _UNSAID = (None,) * 6
 MAX_INSTANTS = 2048
 """Instants that may gather: past that the training's own thread makes rows of them, since nobody else does."""
 
-LOOK_S = 0.25
+LOOK_S = 0.1
 """Seconds from one microbatch whose CPU time is read at each of its instants to the next such, on average: of longer
 steps each is read."""
 
@@ -180,12 +180,12 @@ class Recorder:
         Returns:
             What takes instants from now on, and when to look again: after the first microbatch that ends then or later.
         """
-        self._attend()
-        if not self._cpu_known:
-            return self._note, -math.inf if self._timer else now_s + LOOK_S
         if self._reading and now_s < self._next_look_s:
             self._reading = False
             return self._note, self._next_look_s
+        self._attend()
+        if not self._cpu_known:
+            return self._note, -math.inf if self._timer else now_s + LOOK_S
         if not self._reading:
             self._note((self.phase, now_s, self._cpu_clock()))
         self._looks += 1
