@@ -40,10 +40,10 @@ class Step(NamedTuple):
 
     `*_s` are wall seconds by phase, `*_cpu_s` the CPU seconds that this process spent in the same phase
     (all threads; not its DataLoader workers); the latter are null where the phases are a GPU's. Where steps take less
-    than 0.15 s their sum over some steps is exact, and its division is what every few steps were seen to use. `num_microbatches`
-    counts the forward passes. `samples`, `tokens` and `model_flops` count all microbatches of the step on this rank.
-    `model_flops` leaves recomputation out, `executed_flops` has it in. `operator_bytes` is what the operators read and
-    wrote, as if none was fused and nothing stayed in a cache.
+    than 0.15 s their sum over some steps is exact, and its division is by what some of them were seen to use.
+    `num_microbatches` counts the forward passes. `samples`, `tokens` and `model_flops` count all microbatches of the
+    step on this rank. `model_flops` leaves recomputation out, `executed_flops` has it in. `operator_bytes` is what the
+    operators read and wrote, as if none was fused and nothing stayed in a cache.
     """
 
     rank: int

@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from profiler import EfficiencyMonitor, RunFacts, open_run, summarize
 from profiler.errors import InvalidValueError
 from profiler.integrations import lightning as bridge
+from profiler.integrations import lightning_hooks as hooks
 from profiler.measure.recorder import Recorder
 from profiler.measure.work import WorkCounter
 from profiler.store.runs import scan_runs
@@ -332,7 +333,9 @@ def test_our_own_faults_never_reach_the_training(
         raise RuntimeError(f"{where} is broken")
 
     monitor = EfficiencyMonitor(tmp_path)
-    monkeypatch.setattr(bridge, where, broken)
+    monkeypatch.setattr(
+        hooks if where in vars(hooks) and where not in vars(bridge) else bridge, where, broken
+    )
     with_us, _ = train("mlp", [monitor], log_every_n_steps=2)
     assert all(torch.equal(with_us[name], value) for name, value in without.items())
     said = [record.getMessage() for record in caplog.records if record.name == "joulescale"]

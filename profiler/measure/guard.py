@@ -40,6 +40,13 @@ class Guard:
             self.fail(part, error)
             return None
 
+    def caught(self, part: str, error: BaseException) -> bool:
+        """Switch `part` off after an exception that was caught elsewhere; False if it is the user's, to be raised."""
+        if not isinstance(error, Exception):
+            return False
+        self.fail(part, error)
+        return True
+
     def fail(self, part: str, error: Exception) -> None:
         """Switch `part` off, and say so once."""
         reason = f"{type(error).__name__}: {error}".strip().rstrip(":")
