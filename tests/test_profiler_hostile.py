@@ -8,11 +8,12 @@ import os
 import re
 
 import pytest
-from fixtures_runs import ROOT, run_joulescale
+from fixtures_runs import ROOT
 from fixtures_scripted import Script, cpu_only, scripted_run
 from rich.console import Console
 from rich.text import Text
 
+from profiler.cli.main import main
 from profiler.measure.session import RunFacts
 from profiler.report.visible import Visible, visible
 
@@ -44,20 +45,30 @@ def hostile_runs(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize(
-    "command", [["list"], ["show", "link"], ["show", "broken"], ["show", "\x1b[31m"], ["scale"]]
-)
-def test_the_terminal_is_not_steered(hostile_runs, command):
-    said = run_joulescale(*command, "--runs-dir", str(hostile_runs))
-    assert "Traceback" not in said.stderr
-    assert said.stdout + said.stderr
-    assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202e]", said.stdout + said.stderr)
+@pytest.fixture
+def say(hostile_runs, monkeypatch, capsys):
+    """What the command says over the hostile runs, on both streams."""
+
+    def run(*arguments):
+        monkeypatch.setattr("sys.argv", ["joulescale", *arguments, "--runs-dir", str(hostile_runs)])
+        with pytest.raises(SystemExit):
+            main()
+        return "".join(capsys.readouterr())
+
+    return run
 
 
-def test_json_keeps_what_was_stored(hostile_runs):
-    said = run_joulescale("list", "--json", "--runs-dir", str(hostile_runs))
-    assert HOSTILE.replace("\udcff", "?") in {row["workload"] for row in json.loads(said.stdout)}
-    assert said.stdout.isascii()
+@pytest.mark.parametrize("command", ["list", "show link", "show broken", "show \x1b[31m", "scale"])
+def test_the_terminal_is_not_steered(say, command):
+    said = say(*command.split())
+    assert said
+    assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202e]", said)
+
+
+def test_json_keeps_what_was_stored(say):
+    said = say("list", "--json")
+    assert HOSTILE.replace("\udcff", "?") in {row["workload"] for row in json.loads(said)}
+    assert said.isascii()
 
 
 def test_brackets_are_no_markup_and_colours_are_richs_own():
