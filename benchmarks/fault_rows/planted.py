@@ -17,6 +17,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from fault_rows.row import Fault, Outcome
+from profiler import scan_runs
 
 CHANNELS = (
     "argv",
@@ -100,13 +101,19 @@ def _environment(planted: Mapping[str, str]) -> dict[str, str]:
 
 
 def _texts(folder: Path) -> Iterator[tuple[str, bytes]]:
-    """Every file as it lies there, its name, and every column of a Parquet part as text."""
+    """Every file as it lies there, its name, every column of a part as text, and what our reader makes of it all."""
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         name = str(path.relative_to(folder))
         yield name, name.encode() + path.read_bytes()
         if path.suffix == ".parquet":
             for column, values in pq.read_table(path).to_pydict().items():
                 yield f"{name}:{column}", repr(values).encode()
+    for runs_dir in sorted(path for path in folder.iterdir() if path.is_dir()):
+        for run in scan_runs(runs_dir):
+            yield f"{runs_dir.name}:manifest", repr(run.manifest).encode()
+            for process in run.processes:  # the journal too, in which rows may be compressed
+                tables = [process.facts, process.marks.to_dicts(), process.steps.to_dicts()]
+                yield f"{runs_dir.name}:tables", repr(tables).encode()
 
 
 def _unseen(trial: Path, texts: list[tuple[str, bytes]], marker: str) -> list[str]:
