@@ -9,7 +9,11 @@ PEERS  := .venv-peers
 RUNS   ?= runs
 PORT   ?= 8501
 
-.PHONY: help run test check bench-overhead bench-gpu bench-accuracy bench-phases faults wheel clean
+LOCKED := $(BIN)/pip install --quiet --no-deps --require-hashes -r requirements/
+LOCKS  := requirements/test.lock requirements/torch-cpu.lock requirements/torch.lock
+SBOM   := build/sbom.cdx.json
+
+.PHONY: help run test check audit lock bench-overhead bench-gpu bench-accuracy bench-phases faults wheel clean
 
 help:
 	@echo "make run    train the cpu sweep of lm (about 4 minutes), print its table, plot it, open the dashboard"
@@ -19,11 +23,16 @@ help:
 	@echo "make bench-accuracy   energy of windows against the truth, beside Zeus, CodeCarbon and carbontracker (12 minutes)"
 	@echo "make bench-phases   do the error bars of energy by phase hold (about 4 minutes)"
 	@echo "make faults   the fault scorecard: real kills, full disks, hanging drivers, damaged files"
-	@echo "make check  ruff, mypy --strict, import contracts"
+	@echo "make check  ruff, mypy --strict, import contracts, what is installed (an SBOM) and whether it is known to be unsafe"
+	@echo "make audit  the same question, and it must be answered; make lock  newer versions of everything"
 
-$(STAMP): pyproject.toml
+# Nothing is installed that the locks do not know by hash. Torch is the CPU build where an index or a folder of wheels
+# has it, else the index's own, with NVIDIA's libraries.
+$(STAMP): pyproject.toml $(LOCKS)
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --editable ".[dashboard,dev]"
+	$(LOCKED)test.lock
+	$(LOCKED)torch-cpu.lock || $(LOCKED)torch.lock
+	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
 run: $(STAMP)
@@ -41,6 +50,18 @@ check: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/pip check
+	@mkdir -p $(dir $(SBOM))
+	$(BIN)/cyclonedx-py environment --no-validate --output-reproducible --pyproject pyproject.toml --output-file $(SBOM)
+	$(BIN)/python requirements/audit.py
+
+audit: $(STAMP)
+	$(BIN)/python requirements/audit.py --strict
+
+lock:
+	$(PYTHON) -m venv .venv-lock
+	.venv-lock/bin/pip install --quiet "uv>=0.9"
+	PATH="$(CURDIR)/.venv-lock/bin:$$PATH" .venv-lock/bin/python requirements/lock.py
 
 bench-overhead: $(STAMP)
 	$(BIN)/python benchmarks/overhead.py --output benchmarks/results/overhead.json

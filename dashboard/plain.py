@@ -11,16 +11,18 @@ from collections.abc import Mapping
 
 import streamlit as st
 
+from profiler.report.visible import visible
+
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]()#+\-.!|<>~$:&^=\"'/@])")
 
 
 def plain(text: str) -> str:
-    r"""The text with every sign that Markdown gives a meaning escaped, on one line.
+    r"""The text with every sign that Markdown gives a meaning escaped, on one line, and a mark for what is no sign.
 
     >>> plain("![x](http://a)")
     '\\!\\[x\\]\\(http\\:\\/\\/a\\)'
     """
-    return _MARKDOWN.sub(r"\\\1", " ".join(text.split()))
+    return _MARKDOWN.sub(r"\\\1", visible(" ".join(text.split())))
 
 
 def lines(rows: Mapping[str, str]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import re
@@ -19,6 +18,7 @@ from fixtures_scripted import Script, cpu_only, gpu_and_cpu, scripted_run, waiti
 
 from profiler.carbon.factors import CarbonFactors
 from profiler.cli import dashboard as launcher
+from profiler.cli.dashboard_address import Address
 from profiler.errors import InvalidValueError, UsageError
 from profiler.measure.peak import Peak
 from profiler.measure.session import RunFacts
@@ -32,7 +32,6 @@ from dashboard import charts as boxes
 from dashboard.kinds import kind_name, largest_kind, of_kind
 from dashboard.plain import plain
 from dashboard.run_devices import device_names, flags, idle_text
-from dashboard.server import OwnHostOnly
 
 APP = ROOT / "dashboard" / "app.py"
 PAGES = ["runs", "run", "scale"]
@@ -186,41 +185,8 @@ def test_scale_says_why_emissions_cannot_be_drawn(monkeypatch, smoke_runs):
     assert charts(app)[0]["layer"][3]["encoding"]["y"]["title"] == "Emissions (gCO2e)"
 
 
-def answer(host, kind="http", port="8501"):
-    """What the server's guard answers to a request: its messages, or what the application behind it says."""
-    sent = []
-
-    async def app(scope, receive, send):
-        sent.append("let through")
-
-    async def send(message):
-        sent.append(message)
-
-    scope = {
-        "type": kind,
-        "headers": [] if host is None else [(b"host", h.encode()) for h in host.split(",")],
-    }
-    asyncio.run(OwnHostOnly(app, port)(scope, None, send))
-    return sent
-
-
-@pytest.mark.parametrize("host", ["127.0.0.1:8501", "localhost:8501", "LOCALHOST:8501"])
-def test_own_hosts_are_let_through(host):
-    assert answer(host) == ["let through"]
-    assert answer(host, "websocket") == ["let through"]
-
-
-@pytest.mark.parametrize(
-    "host",
-    ["evil.example", "evil.example:8501", "127.0.0.1:8502", "127.0.0.1", None, "localhost:8501,evil.example"],
-)
-def test_foreign_hosts_are_refused(host):
-    assert answer(host)[0]["status"] == 403
-    assert answer(host, "websocket")[0]["type"] == "websocket.close"
-
-
 def test_the_command_line_keeps_streamlit_at_home():
-    command = launcher._command(Path("server.py"), 8600)
+    command = launcher._command(Path("server.py"), Address(host="127.0.0.1", port=8600, token="t0ken"))
     for flag in (
         "--server.address=127.0.0.1",
         "--server.port=8600",
@@ -228,9 +194,11 @@ def test_the_command_line_keeps_streamlit_at_home():
         "--browser.gatherUsageStats=false",
         "--client.showErrorDetails=none",
         "--server.enableStaticServing=false",
+        "--server.enableAgentApi=false",
     ):
         assert flag in command
     assert command[1] == "-P"
+    assert not any("t0ken" in word for word in command)
 
 
 def test_a_port_in_use_is_refused_with_another():

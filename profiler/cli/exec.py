@@ -56,6 +56,13 @@ def exec_command(
         str | None, typer.Option(help="Name of the run; made from the time if none is given.")
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Say nothing at the end.")] = False,
+    store_arguments: Annotated[
+        bool,
+        typer.Option(
+            "--store-arguments",
+            help="Store the command's arguments with the run, without those that look like secrets.",
+        ),
+    ] = False,
 ) -> None:
     """Profile any command: energy of all visible GPUs and of the processors, from its start to its end.
 
@@ -76,7 +83,7 @@ def exec_command(
     except CommandNotStarted as refusal:
         _say(str(refusal))
         raise typer.Exit(refusal.status) from None
-    recording = _Recording(lambda: _open(runs_dir, command, name, factors))
+    recording = _Recording(lambda: _open(runs_dir, command, name, factors, store_arguments))
     recording.wait()
     start_s = time.monotonic()
     ending = _run(command, mask)
@@ -87,11 +94,11 @@ def exec_command(
 
 
 def _open(
-    runs_dir: Path, command: Sequence[str], name: str | None, carbon: CarbonFactors
+    runs_dir: Path, command: Sequence[str], name: str | None, carbon: CarbonFactors, store_arguments: bool
 ) -> CommandRecording:
     from profiler.measure.command import CommandRecording
 
-    return CommandRecording(runs_dir, command, name=name, carbon=carbon)
+    return CommandRecording(runs_dir, command, name=name, carbon=carbon, store_arguments=store_arguments)
 
 
 @final

@@ -60,7 +60,9 @@ def main() -> None:
     try:
         make_app(sys.argv[1] if len(sys.argv) > 1 else None)()
     except JoulescaleError as error:
-        typer.echo(f"joulescale: {error}", err=True)
+        from profiler.report.visible import visible
+
+        typer.echo(f"joulescale: {visible(str(error))}", err=True)  # it may name a run
         sys.exit(2)
     except BrokenPipeError:
         sys.stderr.close()  # the reader went away (`| head`): nobody is left to tell

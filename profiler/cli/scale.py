@@ -15,6 +15,7 @@ from profiler.errors import UnknownNameError
 from profiler.metrics.points import is_broken, scale_points
 from profiler.report.axes import X_AXES, Y_AXES
 from profiler.report.terminal import is_wide, points_table, show
+from profiler.report.visible import visible
 from profiler.store.run import StoredRun
 from profiler.store.runs import open_run, scan_runs
 
@@ -64,7 +65,7 @@ def scale(
         return
     show(points_table(points, wide=is_wide()))
     for note in _notes(points, stored).values():
-        typer.echo(note)
+        typer.echo(visible(note))
     if plot is not None:
         typer.echo(f"chart written to {plot}")
 

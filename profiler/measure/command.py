@@ -1,7 +1,7 @@
 """A command recorded from outside: all visible GPUs, the processors, and the CPU time of what it started.
 
-There are no steps to be seen from there: the run is one `fit` over the life of the command. Its arguments are not
-stored, only how many there were: they may hold secrets.
+There are no steps to be seen from there: the run is one `fit` over the life of the command. Of its arguments only the
+number is stored, unless asked for: they may hold secrets, and redaction finds only those that look like one.
 """
 
 from __future__ import annotations
@@ -28,15 +28,22 @@ class CommandRecording:
         command: The program and its arguments.
         name: The run's name; None makes one.
         carbon: As for `RunFacts`.
+        store_arguments: Store the arguments, redacted.
 
     Raises:
         RunsFolderError: The folder cannot be written to.
     """
 
     def __init__(
-        self, runs_dir: Path, command: Sequence[str], *, name: str | None, carbon: CarbonFactors
+        self,
+        runs_dir: Path,
+        command: Sequence[str],
+        *,
+        name: str | None,
+        carbon: CarbonFactors,
+        store_arguments: bool = False,
     ) -> None:
-        self._command = command
+        self._command, self._stores_arguments = command, store_arguments
         self._ending: dict[str, int | None] = {"exit_status": None, "signal": None}
         self._probes = open_probes(
             Place(rank=0, local_rank=0, world_size=1), GpuWish(choice="visible"), of_children=True
@@ -44,7 +51,11 @@ class CommandRecording:
         self._session = Session(
             runs_dir,
             RunFacts(
-                settings={"program": command[0], "arguments": len(command) - 1, "ending": self._ending},
+                settings={
+                    "program": command[0],
+                    "arguments": list(command[1:]) if store_arguments else len(command) - 1,
+                    "ending": self._ending,
+                },
                 carbon=carbon,
                 notes={"steps": _NO_STEPS, "mfu": _NO_STEPS, "command": self._told("running")},
             ),
@@ -85,4 +96,5 @@ class CommandRecording:
 
     def _told(self, state: str) -> str:
         arguments = len(self._command) - 1
-        return f"{self._command[0]} with {arguments} arguments (not stored: they may hold secrets), {state}"
+        stored = "stored redacted" if self._stores_arguments else "not stored: they may hold secrets"
+        return f"{self._command[0]} with {arguments} arguments ({stored}), {state}"

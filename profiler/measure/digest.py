@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, TypeVar
 from profiler.measure.cpu_shares import Account, CpuShares
 from profiler.measure.cuda_timer import Ticket
 from profiler.measure.deferred import Scalar
+from profiler.measure.redaction import redact
 from profiler.records import STEP_PHASES, Mark, Phase, Row, Step
 
 N = TypeVar("N", int, float)
@@ -285,8 +286,8 @@ def _mean(losses: Sequence[Scalar], divided_by: int) -> float | None:
 def mark_of(
     rank: int, kind: str, start_s: float, end_s: float | None, note: Mapping[str, object] | None
 ) -> Mark:
-    """A mark with its note as JSON."""
-    text = json.dumps(_finite(note or {}), allow_nan=False)
+    """A mark with its note as JSON, without secrets."""
+    text = json.dumps(_finite(redact(note or {})), allow_nan=False)
     return Mark(rank=rank, kind=kind, start_s=start_s, end_s=end_s, note=text)
 
 

@@ -20,6 +20,7 @@ from profiler.measure.deferred import Scalars
 from profiler.measure.guard import Guard
 from profiler.measure.ranks import Place
 from profiler.measure.recorder import DeviceTimer, Memory, Recorder
+from profiler.measure.redaction import redact, redact_notes
 from profiler.measure.run_name import attempts_of, free_name, shared_name
 from profiler.measure.sampler import SAMPLING_PERIOD_S, Sampler
 from profiler.measure.sensors.base import CoTenants, Probe
@@ -208,7 +209,7 @@ class Session:
             if dropped
             else {}
         )
-        return {**self.notes, **self.guard.reasons, **lost}
+        return redact_notes({**self.notes, **self.guard.reasons, **lost})
 
     def _rows_lost(self, count: int) -> None:
         self.guard.warn(
@@ -243,9 +244,9 @@ class Session:
             heartbeat=now,
             ended_at=None if self._status == "running" else now,
             attempt=self._attempt,
-            settings=facts.settings,
-            identity=facts.identity,
-            data=facts.data,
+            settings=redact(facts.settings),
+            identity=redact(facts.identity),
+            data=redact(facts.data),
             params=facts.params,
             world_size=self._place.world_size,
             flops_source=self.flops_source,

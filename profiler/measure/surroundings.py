@@ -11,6 +11,7 @@ from typing import Any
 
 import psutil
 
+from profiler.measure.redaction import redact_text
 from profiler.measure.sensors.base import Probe
 
 KEPT_ENVIRONMENT = (
@@ -55,5 +56,5 @@ def software() -> dict[str, str]:
 
 
 def environment() -> dict[str, str]:
-    """The variables of `KEPT_ENVIRONMENT` that are set."""
-    return {key: os.environ[key] for key in KEPT_ENVIRONMENT if key in os.environ}
+    """The variables of `KEPT_ENVIRONMENT` that are set, without what looks like a secret in them."""
+    return {key: redact_text(os.environ[key]) for key in KEPT_ENVIRONMENT if key in os.environ}

@@ -32,6 +32,7 @@ from profiler.report.facts import (
 from profiler.report.notes import Notes, grouped_notes
 from profiler.report.quantity import UNKNOWN, format_quantity
 from profiler.report.tables import new_table, overview_table, points_table
+from profiler.report.visible import Visible
 from profiler.store.manifest import read_manifest
 from profiler.store.run import StoredRun
 
@@ -47,7 +48,7 @@ def print_run(run_dir: Path) -> None:
 
 def show(table: RenderableType) -> None:
     """Print on standard output, at its width; a pipe has none and gets wide lines."""
-    _console().print(table)
+    _console().print(Visible(table))
 
 
 def is_wide() -> bool:
@@ -56,7 +57,9 @@ def is_wide() -> bool:
 
 
 def _console() -> Console:
-    return Console() if sys.stdout.isatty() else Console(width=160)
+    """Without markup: brackets in other people's text are brackets."""
+    width = None if sys.stdout.isatty() else 160
+    return Console(width=width, markup=False, emoji=False)
 
 
 def energy_text(energy: Mapping[str, Any], kind: str) -> str:

@@ -140,7 +140,7 @@ def read_process(folder: Path) -> ProcessFile:
 
 def _read(path: Path, record: type[_Record]) -> _Record:
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = _loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise StoredDataError(f"{path} cannot be read ({error}).") from None
     if not isinstance(data, dict):
@@ -158,6 +158,14 @@ def _read(path: Path, record: type[_Record]) -> _Record:
         return record(**{key: value for key, value in data.items() if key in known})
     except TypeError as error:
         raise StoredDataError(f"{path} lacks what a {record.__name__} needs ({error}).") from None
+
+
+def _loads(text: str) -> Any:
+    """The JSON in a text; an escape that is half a character, which no table can hold, becomes a question mark."""
+    data = json.loads(text)
+    if "\\ud" not in text.lower():
+        return data
+    return json.loads(json.dumps(data, ensure_ascii=False).encode("utf-8", "replace"))
 
 
 def _fits(value: object, hint: Any) -> bool:

@@ -26,8 +26,8 @@ class StoredRun:
 
     @property
     def run_id(self) -> str:
-        """The run's name, which is its folder's."""
-        return self.path.name
+        """The run's name, which is its folder's; bytes in it that are no text are shown as such."""
+        return os.fsencode(self.path.name).decode("utf-8", "replace")
 
     @cached_property
     def status(self) -> str:

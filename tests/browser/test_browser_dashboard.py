@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import os
 import re
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 from fixtures_runs import ROOT
@@ -41,40 +43,60 @@ def free_port():
         return taken.getsockname()[1]
 
 
-def status_of(port, host, path="/"):
+def asked(port, path="/", **headers):
+    """The answer to one request: its status and its cookie, if it gives one."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
-    connection.request("GET", path, headers={"Host": host})
-    return connection.getresponse().status
+    connection.request("GET", path, headers=headers)
+    answer = connection.getresponse()
+    return answer.status, (answer.getheader("Set-Cookie") or "").partition(";")[0]
 
 
 def wait_until_up(server, port):
     for _ in range(300):
         assert server.poll() is None, f"the dashboard ended with status {server.returncode}"
         try:
-            if status_of(port, f"127.0.0.1:{port}", "/_stcore/health") == 200:
-                return
+            return asked(port)
         except OSError:
             time.sleep(0.1)
     pytest.fail("the dashboard did not answer within 30 s")
 
 
 def start(runs_dir, port):
+    """The server, and the address that it printed."""
     command = [sys.executable, "-m", "profiler.cli.main", "dashboard", "--runs-dir", str(runs_dir)]
     server = subprocess.Popen(
         [*command, "--port", str(port)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
+    printed = ""
+    while not (found := re.search(r"http://\S+", printed)):
+        line = server.stdout.readline()
+        assert line, f"the dashboard ended after saying {printed!r}"
+        printed += line
     wait_until_up(server, port)
-    return server
+    return server, found[0]
 
 
 @pytest.fixture(scope="module")
-def port(smoke_runs):
+def address(smoke_runs):
+    """What the command printed, token included."""
     pytest.importorskip("streamlit")
-    port = free_port()
-    server = start(smoke_runs, port)
-    yield port
+    server, address = start(smoke_runs, free_port())
+    yield address
     server.send_signal(signal.SIGINT)
     assert server.wait(timeout=20) == 0
+
+
+@pytest.fixture(scope="module")
+def port(address):
+    return urlsplit(address).port
+
+
+@pytest.fixture(scope="module")
+def cookie(address, port):
+    """The cookie that the token is worth."""
+    status, cookie = asked(port, address.removeprefix(f"http://127.0.0.1:{port}"))
+    assert (status, cookie.startswith(f"joulescale-{port}=")) == (303, True)
+    return cookie
 
 
 @pytest.fixture(scope="module")
@@ -92,9 +114,10 @@ def browser():
 
 
 @pytest.fixture
-def page(browser, port):
-    """A page whose every request is remembered: none may leave this machine."""
+def page(browser, address, port):
+    """A page that was let in, whose every request is remembered: none may leave this machine."""
     page = browser.new_page(viewport={"width": 1440, "height": 1200})
+    page.request.get(address)
     page.set_default_timeout(WAIT_MS)
     elsewhere = []
     page.on("request", lambda request: elsewhere.append(request.url))
@@ -155,21 +178,59 @@ def test_an_address_with_a_strange_run_shows_the_newest(page, port):
     page.get_by_text("There is no run named ../../etc in this runs folder").wait_for()
 
 
-@pytest.mark.parametrize("path", ["/", "/scale", "/_stcore/health", "/_stcore/host-config"])
-def test_a_foreign_host_header_is_refused(port, path):
-    assert status_of(port, "evil.example", path) == 403
-    assert status_of(port, f"evil.example:{port}", path) == 403
+def test_the_printed_address_opens_the_page_and_the_token_leaves_the_address_bar(browser, address, port):
+    page = browser.new_page()
+    refused = []
+    page.on(
+        "console",
+        lambda message: refused.append(message.text) if "Content Security" in message.text else None,
+    )
+    page.goto(address)
+    page.get_by_role("heading", name="All runs").wait_for(timeout=WAIT_MS)
+    assert page.url.startswith(f"http://127.0.0.1:{port}/")
+    assert "token" not in page.url
+    page.close()
+    assert refused == []
+
+
+PATHS = [
+    "/",
+    "/scale",
+    "/_stcore/health",
+    "/_stcore/host-config",
+    "/_stcore/metrics",
+    "/media/x.png",
+    "/static/x.js",
+]
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_without_the_token_nothing_is_told(port, path):
+    here = f"127.0.0.1:{port}"
+    assert asked(port, path, Host=here) == (403, "")
+    assert asked(port, f"{path}?token=guessed", Host=here) == (403, "")
+    assert asked(port, path, Host=here, Cookie=f"joulescale-{port}=guessed") == (403, "")
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_a_foreign_host_header_is_refused_even_with_the_token(port, address, cookie, path):
+    token = urlsplit(address).query
+    for host in ("evil.example", f"evil.example:{port}"):
+        assert asked(port, f"{path}?{token}", Host=host) == (403, "")
+        assert asked(port, path, Host=host, Cookie=cookie) == (403, "")
 
 
 @pytest.mark.parametrize(
-    ("host", "origin", "status"),
+    ("host", "origin", "knows", "status"),
     [
-        ("127.0.0.1:{port}", "http://127.0.0.1:{port}", 101),
-        ("evil.example:{port}", "http://evil.example:{port}", 403),
-        ("127.0.0.1:{port}", "http://evil.example", 403),
+        ("127.0.0.1:{port}", "http://127.0.0.1:{port}", True, 101),
+        ("127.0.0.1:{port}", "http://127.0.0.1:{port}", False, 403),
+        ("evil.example:{port}", "http://evil.example:{port}", True, 403),
+        ("127.0.0.1:{port}", "http://evil.example", True, 403),
+        ("127.0.0.1:{port}", "http://127.0.0.1:1", True, 403),
     ],
 )
-def test_a_foreign_websocket_is_refused(port, host, origin, status):
+def test_who_may_open_a_websocket(port, cookie, host, origin, knows, status):
     upgrade = {
         "Host": host.format(port=port),
         "Origin": origin.format(port=port),
@@ -178,9 +239,21 @@ def test_a_foreign_websocket_is_refused(port, host, origin, status):
         "Sec-WebSocket-Version": "13",
         "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
     }
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
-    connection.request("GET", "/_stcore/stream", headers=upgrade)
-    assert connection.getresponse().status == status
+    assert asked(port, "/_stcore/stream", **upgrade, **({"Cookie": cookie} if knows else {}))[0] == status
+
+
+def test_no_process_shows_the_token(port, address):
+    token = urlsplit(address).query.removeprefix("token=").encode()
+    shown = list(shown_by_processes())
+    assert any(str(port).encode() in text for text in shown)
+    assert [text for text in shown if token in text] == []
+
+
+def shown_by_processes():
+    """Command line and environment of every process, from the kernel."""
+    for path in [*Path("/proc").glob("[0-9]*/cmdline"), *Path("/proc").glob("[0-9]*/environ")]:
+        with contextlib.suppress(OSError):
+            yield path.read_bytes()
 
 
 def test_nothing_listens_but_loopback(port):
@@ -204,11 +277,11 @@ def listeners():
 def test_its_end_is_clean_and_leaves_no_server(tmp_path, ending, status):
     pytest.importorskip("streamlit")
     port = free_port()
-    server = start(tmp_path, port)
+    server, address = start(tmp_path, port)
     server.send_signal(ending)
     output, _ = server.communicate(timeout=20)
     assert server.returncode == status
-    assert f"http://127.0.0.1:{port}" in output
+    assert address.startswith(f"http://127.0.0.1:{port}/?token=")
     assert "Traceback" not in output
     assert port not in {number for _, number in listeners()}
 
