@@ -50,7 +50,11 @@ class Guard:
         try:
             return function(*args, **kwargs)
         except BaseException as error:  # the training must go on whatever we did wrong
-            if not self.caught(part, error):
+            try:
+                ours = self.caught(part, error)
+            except RecursionError:  # the stack ends right here
+                self.reasons[part], ours = NO_ROOM, True
+            if not ours:
                 raise
             return None
 
