@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 from profiler.errors import InvalidValueError
+from profiler.integrations.sent_function import SentFunction
 from profiler.measure.ranks import GpuChoice
 from profiler.store.folder import check_run_name
-
-F = TypeVar("F", bound=Callable[..., Any])
 
 
 def checked_runs_dir(runs_dir: str | Path) -> Path:
@@ -38,8 +37,8 @@ def checked_name(name: str | None) -> str | None:
     return None if name is None else check_run_name(name)
 
 
-def checked_function(argument: str, function: F | None) -> F | None:
-    """A function of a batch, or None.
+def checked_function(argument: str, function: Callable[[Any], Any] | None) -> SentFunction | None:
+    """A function of a batch that may be pickled, or None.
 
     Raises:
         InvalidValueError: It cannot be called.
@@ -49,7 +48,7 @@ def checked_function(argument: str, function: F | None) -> F | None:
             f"{argument}={function!r} is no function of a batch. Give one, such as"
             f" {argument}=lambda batch: {function!r}."
         )
-    return function
+    return None if function is None else SentFunction(argument, function)
 
 
 def checked_gpus(gpus: GpuChoice) -> GpuChoice:

@@ -18,15 +18,22 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
 from profiler.errors import SensorError, UnknownNameError
+from profiler.measure.aside import aside
+from profiler.measure.guard import told
 from profiler.units import G_PER_KG, J_PER_KWH
 
 START_TIMEOUT_S = 30.0
 STOP_TIMEOUT_S = 10.0
+LISTENING_S = 0.2
+"""Between two looks at whether anybody still listens to it."""
+_NOT_YET = ""
 _ANY_COUNTRY = "FRA"
 _CHILD = Path(__file__).with_name("codecarbon_child.py")
 
@@ -77,7 +84,7 @@ class CodecarbonTracker:
             text=True,
         )
         assert self._process.stdout is not None
-        threading.Thread(target=self._listen, args=(self._process.stdout,), daemon=True).start()
+        self._listening = aside(partial(self._listen, self._process.stdout))
         try:
             self._next("start", start_timeout_s)
         except SensorError:
@@ -119,13 +126,22 @@ class CodecarbonTracker:
         self._ended.set()
         self._said.put(None)
 
-    def _next(self, what: str, timeout_s: float) -> Mapping[str, Any]:
+    def _line(self) -> str | None:
+        """What it said next; None if it says no more."""
         try:
-            line = self._said.get(timeout=timeout_s)
+            return self._said.get(timeout=LISTENING_S)
         except queue.Empty:
-            raise SensorError(f"codecarbon did not {what} within {timeout_s:g} s") from None
+            return None if self._listening.done() and self._said.empty() else _NOT_YET
+
+    def _next(self, what: str, timeout_s: float) -> Mapping[str, Any]:
+        until_s = time.monotonic() + timeout_s
+        while (line := self._line()) is _NOT_YET:
+            if time.monotonic() > until_s:
+                raise SensorError(f"codecarbon did not {what} within {timeout_s:g} s")
         if line is None:
-            raise SensorError(f"codecarbon did not {what}: its process ended")
+            fault = self._listening.exception() if self._listening.done() else None
+            why = f"it could not be heard ({told(fault)})" if fault else "its process ended"
+            raise SensorError(f"codecarbon did not {what}: {why}")
         try:
             found: Mapping[str, Any] = json.loads(line)
         except ValueError:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import lightning.pytorch as pl
+import torch
 
 from profiler.carbon.factors import CarbonFactors
 from profiler.errors import InvalidValueError, UnknownNameError
@@ -35,11 +36,13 @@ from profiler.integrations.lightning_facts import (
     phase_note,
     with_params,
 )
+from profiler.integrations.lightning_fetch import silence_fetches
 from profiler.integrations.lightning_hooks import StepHooks
 from profiler.integrations.lightning_step import NEVER_SEEN, OpenStep
 from profiler.measure.guard import Guard, guarded
 from profiler.measure.idle import checked_idle_s, record_idle
-from profiler.measure.probes import OpenProbes, open_probes
+from profiler.measure.lifetime import at_exit, forget_in_children
+from profiler.measure.probes import NO_PROBES, OpenProbes, open_probes
 from profiler.measure.ranks import GpuChoice, Place
 from profiler.measure.session import RunFacts, Session
 from profiler.measure.work import WorkCounter
@@ -105,25 +108,25 @@ class EfficiencyMonitor(StepHooks):
         self._idle_s = checked_idle_s(idle_s)
         self._summary = summary
         self._guard = Guard()
-        self._fit_start_s = 0.0
         self._reset()
 
     def _reset(self) -> None:
         self._session: Session | None = None
-        self._probes: OpenProbes | None = None
         self._work_counter: WorkCounter | None = None
-        self._opinion: CodecarbonTracker | None = None
-        self._unwrap_checkpoint: Callable[[], None] = _nothing
+        self._ends: list[tuple[str, Callable[[], None]]] = []  # what is open: its part, and how to close it
+        self._status = "finished"
         self._open_step = OpenStep()
 
+    @guarded("copying the monitor", otherwise={"_guard": Guard()})
     def __getstate__(self) -> dict[str, Any]:
-        """Without the open session: its threads and files stay with the process that opened them."""
+        """Without what is open: its threads and files stay with the process that opened them."""
         blank = EfficiencyMonitor.__new__(EfficiencyMonitor)
         blank._reset()
         return {**self.__dict__, **blank.__dict__}
 
     # -- what a training may add to its record ---------------------------------------------------------------------
 
+    @guarded("the clock", otherwise=0.0)
     def now(self) -> float:
         """Seconds on the run's clock; 0 outside of a fit."""
         return self._session.now() if self._session else 0.0
@@ -137,7 +140,7 @@ class EfficiencyMonitor(StepHooks):
         """
         if name not in STEP_PHASES + RUN_PHASES:
             raise UnknownNameError("phase", name, STEP_PHASES + RUN_PHASES)
-        before = self._session.recorder.phase if self._session else None
+        before = self._guard.call("recording", self._open_phase)
         self._guard.call("recording", self._enter, name)
         try:
             yield
@@ -160,26 +163,41 @@ class EfficiencyMonitor(StepHooks):
 
     # -- Lightning's hooks -----------------------------------------------------------------------------------------
 
+    @guarded("beginning a fit")
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Open the record: sensors, files, threads."""
+        if self._session is None:
+            self._guard = Guard()
+        self._guard.call("opening the record", self._begin, trainer, pl_module)
+        if self._session is None:
+            self._end()
+
+    def _begin(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self._session is not None:
             self._guard.fail(
-                "recording", InvalidValueError("the same monitor is listed twice among the callbacks")
+                "recording",
+                InvalidValueError(
+                    "the same monitor is listed twice among the callbacks, or a fit began within a fit"
+                ),
             )
             return
-        self._guard = Guard()
-        self._guard.call("opening the record", self._open, trainer, pl_module)
+        self._reset()
+        self._open(trainer, pl_module)
 
     def _open(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        part, device = self._guard.call, trainer.strategy.root_device
         place = Place(rank=trainer.global_rank, local_rank=trainer.local_rank, world_size=trainer.world_size)
-        device = trainer.strategy.root_device
-        peak, peak_note = find_peak(self._peak, device, trainer.precision, place.world_size)
-        self._probes = open_probes(place, gpu_wish(self._gpus, device))
-        session = self._session = Session(
+        known = part("the peak", find_peak, self._peak, device, trainer.precision, place.world_size)
+        peak, peak_note = known or (None, {})
+        probes = part("the sensors", self._open_probes, place, device) or NO_PROBES
+        self._ends.append(("closing the sensors", probes.close))
+        forget_in_children(self._forget)
+        self._ends.append(("forgetting the interpreter's end", at_exit(self._interpreter_ended)))
+        session = Session(
             self.runs_dir,
-            with_params(self._facts, pl_module),
+            part("counting parameters", with_params, self._facts, pl_module) or self._facts,
             place=place,
-            probes=self._probes.probes,
+            probes=probes.probes,
             guard=self._guard,
             name=self._name,
             peak=peak,
@@ -187,10 +205,26 @@ class EfficiencyMonitor(StepHooks):
             memory=SlowMemory(device).read,
             **phase_clock(device),
         )
-        self.run_dir = session.run_dir
-        session.notes.update(self._probes.notes | peak_note)
-        session.notes.update(phase_note(device))
-        self._work_counter = WorkCounter(
+        self._ends.append(("storing at the end", lambda: session.close(self._status)))
+        self._session, self.run_dir = session, session.run_dir
+        if self._summary and trainer.is_global_zero:
+            self._ends.insert(0, ("the summary", lambda: _print_summary(session.run_dir)))
+        session.notes.update(probes.notes | peak_note | phase_note(device))
+        self._work_counter = part("counting work", self._count_work, session, pl_module)
+        if self._idle_s is not None:
+            part("the idle baseline", record_idle, session, self._idle_s)
+        if self._second_opinion and place.local_rank == 0:
+            part("second opinion", self._ask_codecarbon, session)
+        start_s = session.now()
+        self._ends.append(("marking the fit", lambda: _mark_fit(session, start_s)))
+        part("timing checkpoints", self._time_checkpoints, trainer)
+        self._ends.append(("the data fetcher", lambda: silence_fetches(trainer)))
+
+    def _open_probes(self, place: Place, device: torch.device) -> OpenProbes:
+        return open_probes(place, gpu_wish(self._gpus, device))
+
+    def _count_work(self, session: Session, pl_module: pl.LightningModule) -> WorkCounter:
+        counter = WorkCounter(
             pl_module,
             notes=session.notes,
             guard=self._guard,
@@ -198,14 +232,18 @@ class EfficiencyMonitor(StepHooks):
             samples=self._samples,
             model_flops=self._model_flops,
         )
-        self._store_flops(session, self._work_counter)
-        if self._idle_s is not None:
-            record_idle(session, self._idle_s)
-        if self._second_opinion and place.local_rank == 0:
-            country = CarbonFactors.of(self._facts.carbon).country
-            self._opinion = self._guard.call("second opinion", CodecarbonTracker, country)
-        self._fit_start_s = session.now()
-        self._unwrap_checkpoint = time_checkpoints(trainer, self.phase)
+        self._ends.append(("storing FLOPs", lambda: self._store_flops(session, counter)))
+        self._ends.append(("counting FLOPs at the end", counter.end_count))
+        self._store_flops(session, counter)
+        return counter
+
+    def _ask_codecarbon(self, session: Session) -> None:
+        opinion = CodecarbonTracker(CarbonFactors.of(self._facts.carbon).country)
+        self._ends.append(("ending the second opinion", opinion.close))
+        self._ends.append(("second opinion", lambda: _hear(session, opinion)))
+
+    def _time_checkpoints(self, trainer: pl.Trainer) -> None:
+        self._ends.append(("the trainer's save_checkpoint", time_checkpoints(trainer, self.phase)))
 
     @guarded("recording")
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -238,21 +276,23 @@ class EfficiencyMonitor(StepHooks):
         """What follows until the next epoch is no step's."""
         self._enter(None)
 
+    @guarded("the end of the fit")
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Close the record."""
-        self._guard.call("closing the record", self._close, trainer, "finished")
+        self._end()
 
+    @guarded("an exception in the training")
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
         """Close the record; nothing raised here may replace the user's own exception."""
-        if self._session:  # the kind only: a message may hold anything
-            self._session.notes["ended"] = f"{type(exception).__name__} after step {self._open_step.number}"
-        self._guard.call("closing the record", self._close, trainer, "interrupted")
+        self._interrupted(type(exception).__name__)  # the kind only: a message may hold anything
 
+    @guarded("the teardown")
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Close the record if nothing else did."""
-        self._guard.call("closing the record", self._close, trainer, "finished")
+        if stage == "fit":
+            self._end()
 
     # -- inside ----------------------------------------------------------------------------------------------------
 
@@ -260,34 +300,38 @@ class EfficiencyMonitor(StepHooks):
         if self._session:
             self._session.recorder.enter(phase)
 
-    def _close(self, trainer: pl.Trainer, status: str) -> None:
-        session, probes, counter, unwrap, opinion = (
-            self._session,
-            self._probes,
-            self._work_counter,
-            self._unwrap_checkpoint,
-            self._opinion,
-        )
-        self._reset()
-        self._guard.call("the trainer's save_checkpoint", unwrap)
-        if counter:
-            self._guard.call("counting FLOPs", counter.end_count)
-        if session:
-            self._guard.call("storing FLOPs", self._store_flops, session, counter)
-            self._guard.call("storing at the end", self._store, session, status, opinion)
-        if probes:
-            self._guard.call("closing the sensors", probes.close)
-        if opinion:
-            self._guard.call("ending the second opinion", opinion.close)
-        if session and self._summary and trainer.is_global_zero and sys.stdout.isatty():
-            _print_summary(session.run_dir)
+    def _open_phase(self) -> Phase | None:
+        return self._session.recorder.phase if self._session else None
 
-    def _store(self, session: Session, status: str, opinion: CodecarbonTracker | None) -> None:
-        session.recorder.enter(None)
-        session.recorder.mark("fit", self._fit_start_s, session.now())
-        if opinion:
-            self._guard.call("second opinion", _hear, session, opinion)
-        session.close(status)
+    def _interrupted(self, by: str) -> None:
+        self._status = "interrupted"
+        if self._session:
+            self._session.notes["ended"] = f"{by} after step {self._open_step.number}"
+        self._end()
+
+    def _interpreter_ended(self) -> None:
+        """A script may end while a fit of another thread goes on."""
+        self._guard.call("the end of the interpreter", self._interrupted, "end of the interpreter")
+
+    def _forget(self) -> None:
+        """This process was forked: what is open is the parent's, and the locks are as they were in its threads."""
+        self._guard.call("forgetting the parent", self._reset)
+
+    def _end(self) -> None:
+        self._guard.call("closing the record", self._close)
+
+    def _close(self) -> None:
+        """Close what is open, the last first. After a Ctrl-C in here the next call goes on with the rest."""
+        while self._ends:
+            part, end = self._ends[-1]
+            self._guard.call(part, end)
+            self._ends.remove((part, end))
+        self._reset()
+
+
+def _mark_fit(session: Session, start_s: float) -> None:
+    session.recorder.enter(None)
+    session.recorder.mark("fit", start_s, session.now())
 
 
 def _hear(session: Session, opinion: CodecarbonTracker) -> None:
@@ -298,12 +342,10 @@ def _hear(session: Session, opinion: CodecarbonTracker) -> None:
     session.recorder.mark("second_opinion", end_s - float(said["duration_s"]), end_s, said)
 
 
-def _nothing() -> None:
-    """Nothing is wrapped."""
-
-
 def _print_summary(run_dir: Path) -> None:
     """By a process of its own: reports use Polars, whose threads would not survive a fork of this process."""
+    if not sys.stdout.isatty():
+        return
     words = [
         sys.executable,
         "-m",

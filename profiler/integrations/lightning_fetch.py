@@ -27,18 +27,26 @@ def announce_fetches(trainer: pl.Trainer, announce: Callable[[], None]) -> bool:
     return True
 
 
+def silence_fetches(trainer: pl.Trainer) -> None:
+    """Give the fetcher its own function back; after an exception Lightning keeps the fetcher of the last epoch."""
+    fetcher: Any = getattr(trainer.fit_loop, "_data_fetcher", None)
+    announced = getattr(fetcher, "_start_profiler", None)
+    if isinstance(announced, _Announced):
+        fetcher._start_profiler = announced.own
+
+
 class _Announced:
     """Lightning's own function, with a call of ours before it; copied or pickled it is Lightning's again."""
 
     def __init__(self, announce: Callable[[], None], own: Callable[[], None]) -> None:
-        self._announce, self._own = announce, own
+        self._announce, self.own = announce, own
 
     def __call__(self) -> None:
         self._announce()
-        self._own()
+        self.own()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _the_same, (self._own,)
+        return _the_same, (self.own,)
 
 
 def _the_same(own: Callable[[], None]) -> Callable[[], None]:

@@ -9,14 +9,14 @@ A step with matrix products both inside and outside of these modules is refused,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch.utils._pytree import tree_map
 
 from profiler.measure.flops import Counted, FlopCount
+from profiler.measure.guard import fault_of, told
 from profiler.measure.replay import (
     Call,
     as_it_was,
@@ -95,7 +95,8 @@ class CompiledCount:
     def stop(self) -> bool:
         """Give the modules back as they were. False if a user's mode lies above ours, which then does nothing."""
         while self._restore:
-            self._restore.pop()()
+            if error := fault_of(self._restore.pop()):
+                self._cannot_note(error)
         return self._outside.stop()
 
     def counted(self) -> Counted:
@@ -113,8 +114,13 @@ class CompiledCount:
         original = getattr(module, name)
 
         def noting(*args: Any, **kwargs: Any) -> Any:
-            with self._inside(module, args, kwargs):
+            if error := fault_of(self._arrive, module, args, kwargs):
+                self._cannot_note(error)
+            try:
                 return original(*args, **kwargs)
+            finally:
+                if error := fault_of(self._leave):
+                    self._cannot_note(error)
 
         def restore() -> None:
             if vars(module).get(name) is not noting:
@@ -127,26 +133,24 @@ class CompiledCount:
         object.__setattr__(module, name, noting)
         self._restore.append(restore)
 
-    @contextmanager
-    def _inside(self, module: torch.nn.Module, args: Any, kwargs: Any) -> Iterator[None]:
-        self._outside.pause()
-        if self._depth == 0 and self._failed is None:
-            self._note(module, args, kwargs)
+    def _cannot_note(self, error: BaseException) -> None:
+        why = told(error).removeprefix("TypeError: ")
+        self._failed = f"a compiled module's inputs cannot be noted ({why}). Pass model_flops="
+
+    def _arrive(self, module: torch.nn.Module, args: Any, kwargs: Any) -> None:
         self._depth += 1
-        try:
-            yield
-        finally:
-            self._depth -= 1
-            if self._depth == 0:
-                self._outside.resume()
+        self._outside.pause()
+        if self._depth == 1 and self._failed is None:
+            self._note(module, args, kwargs)
+
+    def _leave(self) -> None:
+        self._depth -= 1
+        if self._depth == 0:
+            self._outside.resume()
 
     def _note(self, module: torch.nn.Module, args: Any, kwargs: Any) -> None:
-        """Inside the training's forward pass: whatever happens here must not become its error."""
-        try:
-            taken, named = tree_map(shape_of, (args, kwargs))
-            settings = torch.is_grad_enabled(), autocast_of(args, kwargs)
-            self._calls.append(Call(module, taken, named, *settings))
-        except Exception as error:  # noqa: BLE001 - see above
-            self._failed = f"a compiled module's inputs cannot be noted ({error}). Pass model_flops="
+        taken, named = tree_map(shape_of, (args, kwargs))
+        settings = torch.is_grad_enabled(), autocast_of(args, kwargs)
+        self._calls.append(Call(module, taken, named, *settings))
         if len(self._calls) > MAX_CALLS:
             self._failed = TOO_MANY_CALLS

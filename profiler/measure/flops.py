@@ -16,6 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode
 
 from profiler.measure.flop_formulas import operator_bytes, operator_flops, why_uncounted
+from profiler.measure.guard import fault_of, told
 
 _FOLLOWED = (torch.Tensor, torch.nn.Parameter, FakeTensor)
 
@@ -143,10 +144,8 @@ class FlopCount(TorchDispatchMode):
             if parts is not NotImplemented:
                 return parts
         result = func(*args, **kwargs)
-        try:
-            self._add(func, args, kwargs, result)
-        except Exception as error:  # noqa: BLE001 - a formula's fault must not become the training's
-            self.failed = f"the FLOP formula of an operator failed ({type(error).__name__}: {error})"
+        if error := fault_of(self._add, func, args, kwargs, result):
+            self.failed = f"the FLOP formula of an operator failed ({told(error)})"
         return result
 
     def _add(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:

@@ -33,6 +33,13 @@ class OpenProbes:
     close: Callable[[], None]
 
 
+def _nothing() -> None:
+    """Nothing is open."""
+
+
+NO_PROBES = OpenProbes(probes=(), notes={}, close=_nothing)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GpuWish:
     """Which GPUs to measure.

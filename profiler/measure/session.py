@@ -155,9 +155,11 @@ class Session:
             guard=guard,
             period_s=sampling_period_s,
         )
-        self._beat()
-        self._writer.start()
-        self._sampler.start()
+        guard.call("the run's own file", self._beat)
+        guard.call(
+            "storing in the background", self._writer.start
+        )  # no thread may be had: close() stores then
+        guard.call("sampling in the background", self._sampler.start)
 
     def now(self) -> float:
         """Seconds on the run's clock: monotonic, 0 when the session opened."""
@@ -177,11 +179,9 @@ class Session:
     def close(self, status: str) -> None:
         """Stop sampling, store everything, and say how the run ended (finished or interrupted)."""
         self._status = status
-        try:
-            self._sampler.stop()
-            self.recorder.flush()
-        finally:
-            self._writer.close()
+        self.guard.call("the last reading", self._sampler.stop)
+        self.guard.call("recording at the end", self.recorder.flush)
+        self.guard.call("storing the rest", self._writer.close)
 
     def _beat(self) -> None:
         write_json(self._folder / PROCESS_NAME, self._process_file())
@@ -209,7 +209,7 @@ class Session:
             if dropped
             else {}
         )
-        return redact_notes({**self.notes, **self.guard.reasons, **lost})
+        return redact_notes({**self.notes, **self.guard.notes, **lost})
 
     def _rows_lost(self, count: int) -> None:
         self.guard.warn(
