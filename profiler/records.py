@@ -7,6 +7,8 @@ Schema history
     1   first version: steps, readings, marks
     2   steps: num_microbatches, executed_flops, operator_bytes; readings: sm_occupancy, PCIe and NVLink traffic
         (older rows: null)
+    3   parts: whole thousandths in energy_mj, power_mw and average_power_mw, readings device by device, parts of several
+        generations; journals; a checksum in manifests; marks: gap
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from typing import Literal, NamedTuple, get_type_hints
 
 import polars as pl
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 Component = Literal["gpu", "cpu", "dram", "module", "node"]
 Source = Literal["counter", "integrated", "estimated"]

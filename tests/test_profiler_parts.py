@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from profiler.errors import StoredDataError
 from profiler.records import SCHEMA_VERSION, SCHEMAS, Mark, Reading, Step
-from profiler.store.parts import part_name, read_part, write_part, write_whole
+from profiler.store.files import write_whole
+from profiler.store.parts import part_name, read_part, write_part
 
 whole = st.integers(-(2**63), 2**63 - 1)
 number = st.floats(allow_nan=False)

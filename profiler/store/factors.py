@@ -18,7 +18,7 @@ from profiler.carbon.factors import CarbonFactors
 from profiler.carbon.series import IntensitySeries
 from profiler.errors import StoredDataError, UsageError
 from profiler.store.manifest import MANIFEST_NAME, read_manifest, write_json
-from profiler.store.parts import write_whole
+from profiler.store.files import write_whole
 
 _NAME = re.compile(r"carbon-series-([0-9a-f]{12})\.json")
 

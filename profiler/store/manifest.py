@@ -16,7 +16,7 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from profiler.errors import StoredDataError
 from profiler.records import SCHEMA_VERSION
-from profiler.store.parts import write_whole
+from profiler.store.files import write_whole
 
 MANIFEST_NAME = "run.json"
 PROCESS_NAME = "process.json"
