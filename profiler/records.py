@@ -7,8 +7,8 @@ Schema history
     1   first version: steps, readings, marks
     2   steps: num_microbatches, executed_flops, operator_bytes; readings: sm_occupancy, PCIe and NVLink traffic
         (older rows: null)
-    3   parts: whole thousandths in energy_mj, power_mw and average_power_mw, readings device by device, parts of several
-        generations; journals; a checksum in manifests; marks: gap
+    3   parts: whole thousandths in energy_mj, power_mw and average_power_mw, readings device by device, several
+        generations in one; journals; a checksum in manifests; marks: gap
 """
 
 from __future__ import annotations
@@ -114,7 +114,8 @@ class Reading:
 class Mark:
     """An interval or an instant of the run, with a JSON note.
 
-    Kinds in use: fit, epoch, validation, checkpoint, budget, idle, co_tenants, second_opinion, sensor_lost, note.
+    Kinds in use: fit, epoch, validation, checkpoint, budget, idle, co_tenants, second_opinion, sensor_lost, gap (in what is
+    stored), note.
     An instant has `end_s` null.
     """
 

@@ -86,9 +86,7 @@ def _strings(values: Sequence[str]) -> pa.Array:
 def _metrics(values: Sequence[Mapping[str, float]]) -> pa.Array:
     names = [name for one in values for name in one]
     numbers = [number for one in values for number in one.values()]
-    pairs = pa.StructArray.from_arrays(
-        [_strings(names), _array(numbers, pa.float64())], fields=list(_METRIC)
-    )
+    pairs = pa.StructArray.from_arrays([_strings(names), _array(numbers, pa.float64())], fields=list(_METRIC))
     offsets = pa.Array.from_buffers(pa.int64(), len(values) + 1, [None, _offsets(values)], 0)
     return pa.LargeListArray.from_arrays(offsets, pairs)
 

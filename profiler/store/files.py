@@ -40,7 +40,7 @@ def read_bounded(path: Path, max_bytes: int = MAX_FILE_BYTES) -> bytes:
         ValueError: It is no plain file, or has more than `max_bytes`; nothing of it was read.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0))
-    with open(descriptor, "rb") as file:
+    with os.fdopen(descriptor, "rb") as file:
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode):
             raise ValueError("it is no plain file")

@@ -36,11 +36,13 @@ def check_sizes(data: bytes, footer: pq.FileMetaData, columns: Collection[str]) 
 
 
 def check_types(schema: pa.Schema) -> None:
-    """Raise ValueError if a part has a column that only an extension could read, or that is nested like none of ours."""
+    """Raise ValueError if a part has a column of a type that none of ours has."""
     for column in schema:
         kind = column.type
         if isinstance(kind, pa.BaseExtensionType) or (pa.types.is_nested(kind) and column.name != "metrics"):
-            raise ValueError(f"its column {column.name!r} is of a type that none of ours has: {str(kind)[:50]}")
+            raise ValueError(
+                f"its column {column.name!r} is of a type that none of ours has: {str(kind)[:50]}"
+            )
 
 
 def text_columns(footer: pq.FileMetaData) -> list[str]:
@@ -89,7 +91,7 @@ def _decoded_bytes(data: bytes, chunk: pq.ColumnChunkMetaData) -> int:
         _at_most("bytes", total, MAX_DECODED_BYTES)
     if values > chunk.num_values:
         raise ValueError("its pages hold more values than its footer says")
-    return total + 8 * chunk.num_values
+    return total + 8 * int(chunk.num_values)
 
 
 def _number(header: dict[int, Any], name: int) -> int:

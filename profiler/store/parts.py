@@ -34,7 +34,9 @@ _MAX_ROW_GROUP_ROWS = 1_000_000
 
 def part_name(table: TableName, first: int, last: int | None = None) -> str:
     """File name of the part that holds the rows of a generation, or of all from `first` to `last`."""
-    return f"{table}-{first:06d}.parquet" if last in (None, first) else f"{table}-{first:06d}-{last:06d}.parquet"
+    return (
+        f"{table}-{first:06d}.parquet" if last in (None, first) else f"{table}-{first:06d}-{last:06d}.parquet"
+    )
 
 
 def part_numbers(name: str, table: TableName) -> tuple[int, int] | None:
@@ -110,7 +112,7 @@ def read_listed_part(path: Path, table: TableName, columns: Sequence[str] | None
 
 def _checked_rows(path: Path, wanted: tuple[str, ...]) -> pa.Table:
     data = read_bounded(path)
-    _check_seal(data)
+    is_sealed = _check_seal(data)
     footer = pq.read_metadata(pa.BufferReader(data))
     with pq.ParquetFile(
         pa.BufferReader(data),
@@ -121,8 +123,8 @@ def _checked_rows(path: Path, wanted: tuple[str, ...]) -> pa.Table:
         _check_version(path, footer.metadata or {})
         check_types(file.schema_arrow)
         found = [name for name in stored_columns(wanted) if name in file.schema_arrow.names]
-        check_sizes(data, footer, found)
-        rows = file.read(columns=found)
+        check_sizes(data, footer, found if is_sealed else file.schema_arrow.names)
+        rows = file.read(columns=found if is_sealed else None)  # else only its pages have checksums
     check_texts(rows)
     return rows
 
@@ -183,15 +185,16 @@ def _sealed(data: bytes) -> bytes:
     return data[:body] + _SEAL + zlib.crc32(data).to_bytes(4, "little") + data[body:]
 
 
-def _check_seal(data: bytes) -> None:
-    """Raise ValueError if a sealed file is not what was written. One without a seal has its pages' checksums only."""
+def _check_seal(data: bytes) -> bool:
+    """Whether a file is sealed; ValueError if it is and not what was written."""
     body = _body_bytes(data)
     seal = data[max(body - len(_SEAL) - 4, 0) : max(body, 0)]
     if not seal.startswith(_SEAL):
-        return
+        return False
     whole = zlib.crc32(memoryview(data)[body:], zlib.crc32(memoryview(data)[: body - len(seal)]))
     if whole != int.from_bytes(seal[-4:], "little"):
         raise ValueError("its checksum does not match")
+    return True
 
 
 def _body_bytes(data: bytes) -> int:
@@ -212,7 +215,9 @@ def _check_version(path: Path, metadata: dict[bytes, bytes]) -> None:
 def _conform(path: Path, frame: pl.DataFrame, schema: pl.Schema, height: int) -> pl.DataFrame:
     try:
         return frame.select(
-            pl.col(name).cast(dtype) if name in frame.columns else pl.repeat(None, height, dtype=dtype).alias(name)
+            pl.col(name).cast(dtype)
+            if name in frame.columns
+            else pl.repeat(None, height, dtype=dtype).alias(name)
             for name, dtype in schema.items()
         )
     except pl.exceptions.PolarsError as error:

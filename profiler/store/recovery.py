@@ -5,14 +5,13 @@ merged part over those that it was made of, so no row is read twice. Nothing is 
 these functions, and `joulescale recover` writes down what they find.
 
 Parts appear and journals vanish while somebody reads. A part is there before its journal goes, so a listing that two
-looks in a row agree on misses nothing; and where a file is gone when it is opened, all is looked at again.
+looks in a row agree on misses nothing; and where a file is gone when it is opened, it is looked again for what is left.
 """
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +21,7 @@ import pyarrow as pa
 from profiler.errors import StoredDataError
 from profiler.records import SCHEMAS, TableName
 from profiler.store.parts import part_numbers, read_listed_part
-from profiler.store.wal import JournalRows, read_journal
+from profiler.store.wal import read_journal
 
 _JOURNAL = re.compile(r"wal-(\d{6,})\.(open|rest)")
 _LOOKS = 20
@@ -30,118 +29,140 @@ _LOOKS = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TableRows:
-    """The rows of one table of one process, and what is to be said of them.
+class Piece:
+    """A file that holds rows of a table.
 
     Attributes:
-        damaged: One sentence for each file of which rows could not be read.
-        unfinished: One for each journal that nobody closed: its process was killed, or is writing.
+        first: The first generation of rows in it.
+        last: The last, in a part that was merged of several.
+        is_journal: Whether it is a journal, not a part.
+        in_parts: Whether these rows are in a part as well: then only what is wrong with a journal matters.
     """
 
-    frame: pl.DataFrame
-    damaged: tuple[str, ...] = ()
-    unfinished: tuple[str, ...] = ()
+    path: Path
+    first: int
+    last: int
+    is_journal: bool = False
+    in_parts: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Files:
-    """The files that hold a table's rows, in the order of their rows."""
+def read_pieces(
+    folder: Path, table: TableName, columns: Sequence[str] | None, on_damage: Callable[[str], None]
+) -> Iterator[pl.DataFrame]:
+    """The rows of a table, file by file, with all columns or some, each file checked whole in either case.
 
-    parts: tuple[Path, ...]
-    journals: tuple[Path, ...]
-    covered: frozenset[int]
-    """Journals that are listed for what is wrong with them only: their rows are in parts."""
-
-
-def read_table(folder: Path, table: TableName, columns: Sequence[str] | None = None) -> TableRows:
-    """All rows of a table, or some of their columns; changes nothing."""
+    Args:
+        folder: A process's own.
+        table: Which of its tables.
+        columns: None for all; none of them to check the files only.
+        on_damage: Takes a sentence for each file that is damaged; the others are read.
+    """
+    given: dict[int, int] = {}  # rows by the first generation of the piece that they were in
+    done = -1
     for _ in range(_LOOKS):
         try:
-            return _read(files_of(folder, table), table, columns)
+            for piece in pieces_of(folder, table):
+                if piece.last <= done and not piece.in_parts:
+                    continue
+                frame = _read(piece, table, columns, on_damage)
+                if piece.in_parts:
+                    continue
+                again = sum(given.pop(first) for first in sorted(given) if first >= piece.first)
+                given[piece.first], done = len(frame), piece.last
+                yield frame[again:] if again else frame  # what was merged while it was read
+            return
         except FileNotFoundError:
             continue
-    sentence = f"The files in {folder} changed {_LOOKS} times while they were read; its {table} are left out."
-    return TableRows(frame=pl.DataFrame(schema=_schema(table, columns)), damaged=(sentence,))
-
-
-def files_of(folder: Path, table: TableName) -> Files:
-    """The parts and journals of a table, as they are at one moment.
-
-    Raises:
-        FileNotFoundError: The folder is gone.
-    """
-    names = _listed(folder)
-    parts = {name: numbers for name in names if (numbers := part_numbers(name, table))}
-    whole = [name for name, numbers in parts.items() if not _is_inside(numbers, parts.values())]
-    whole.sort(key=lambda name: parts[name])
-    journals = {int(known[1]): name for name in sorted(names) if (known := _JOURNAL.fullmatch(name))}
-    covered = {n for n in journals if any(first <= n <= last for first, last in map(parts.get, whole))}  # type: ignore[misc]
-    return Files(
-        parts=tuple(folder / name for name in whole),
-        journals=tuple(folder / journals[number] for number in sorted(journals)),
-        covered=frozenset(covered),
+    on_damage(
+        f"The files in {folder} changed {_LOOKS} times while they were read; the rest of {table} is left out."
     )
 
 
-def journal_number(path: Path) -> int:
-    """The number of the generation whose rows a journal holds."""
-    known = _JOURNAL.fullmatch(path.name)
-    assert known is not None
-    return int(known[1])
+def unfinished(folder: Path) -> tuple[str, ...]:
+    """A sentence for each journal that nobody closed: its process was killed, or is writing."""
+    return tuple(
+        f"{path.name} was not closed: rows of the last second may be missing; {left} bytes of its last frame were not"
+        " finished."
+        for path, left in _open_journals(folder)
+    )
+
+
+def pieces_of(folder: Path, table: TableName) -> list[Piece]:
+    """The parts and journals of a table, as they are at one moment, in the order of their rows."""
+    names = _listed(folder)
+    parts = {name: numbers for name in names if (numbers := part_numbers(name, table))}
+    whole = {name: numbers for name, numbers in parts.items() if not _is_inside(numbers, parts.values())}
+    pieces = [Piece(path=folder / name, first=first, last=last) for name, (first, last) in whole.items()]
+    for name in names:
+        if known := _JOURNAL.fullmatch(name):
+            number = int(known[1])
+            in_parts = any(first <= number <= last for first, last in whole.values())
+            pieces.append(
+                Piece(path=folder / name, first=number, last=number, is_journal=True, in_parts=in_parts)
+            )
+    return sorted(pieces, key=lambda piece: (piece.first, piece.path.name))
+
+
+def _open_journals(folder: Path) -> list[tuple[Path, int]]:
+    try:
+        paths = [folder / name for name in sorted(_listed(folder)) if name.endswith(".open")]
+        return [
+            (path, read_journal(path).unfinished_bytes) for path in paths if _JOURNAL.fullmatch(path.name)
+        ]
+    except FileNotFoundError:  # closed at this moment
+        return []
 
 
 def _listed(folder: Path) -> frozenset[str]:
-    """The names in a folder, as two looks in a row saw them."""
-    names = frozenset(os.listdir(folder))
+    """The names in a folder, as two looks in a row saw them; none if there is no such folder."""
+    if not folder.is_dir():
+        return frozenset()
+    names = _names(folder)
     for _ in range(_LOOKS):
-        again = frozenset(os.listdir(folder))
+        again = _names(folder)
         if again == names:
             break
         names = again
     return names
 
 
-def _is_inside(numbers: tuple[int, int], others: Sequence[tuple[int, int]] | object) -> bool:
-    first, last = numbers
-    return any(o != numbers and o[0] <= first and last <= o[1] for o in others)  # type: ignore[attr-defined]
+def _names(folder: Path) -> frozenset[str]:
+    return frozenset(path.name for path in folder.iterdir())
 
 
-def _read(files: Files, table: TableName, columns: Sequence[str] | None) -> TableRows:
-    frames, damaged, unfinished = [pl.DataFrame(schema=_schema(table, columns))], [], []
-    for path in files.parts:
-        try:
-            frames.append(read_listed_part(path, table, columns))
-        except StoredDataError as error:
-            damaged.append(str(error))
-    for path in files.journals:
-        rows = read_journal(path)
-        if rows.damage:
-            damaged.append(f"The journal {path} is damaged: {rows.damage}.")
-        elif path.suffix == ".open":
-            unfinished.append(_unfinished(path, rows))
-        if journal_number(path) not in files.covered:
-            frames.append(_frame(rows.batches[table], table, columns))
-    return TableRows(frame=pl.concat(frames), damaged=tuple(damaged), unfinished=tuple(unfinished))
-
-
-def _unfinished(path: Path, rows: JournalRows) -> str:
-    return (
-        f"{path.name} was not closed: rows of the last second may be missing, and {rows.unfinished_bytes} bytes"
-        " of its last frame were not finished."
+def _is_inside(numbers: tuple[int, int], others: Collection[tuple[int, int]]) -> bool:
+    """Whether a merged part holds these generations."""
+    return any(
+        first <= numbers[0] and numbers[1] <= last and (first, last) != numbers for first, last in others
     )
 
 
-def _frame(batches: Sequence[pa.RecordBatch], table: TableName, columns: Sequence[str] | None) -> pl.DataFrame:
-    schema = _schema(table, columns)
+def _read(
+    piece: Piece, table: TableName, columns: Sequence[str] | None, on_damage: Callable[[str], None]
+) -> pl.DataFrame:
+    names = SCHEMAS[table].names() if columns is None else columns
+    schema = pl.Schema({name: SCHEMAS[table][name] for name in names})
+    try:
+        if piece.is_journal:
+            return _journal_rows(piece, table, schema, on_damage)
+        return read_listed_part(piece.path, table, schema.names())
+    except StoredDataError as error:
+        on_damage(str(error))
+        return pl.DataFrame(schema=schema)
+
+
+def _journal_rows(
+    piece: Piece, table: TableName, schema: pl.Schema, on_damage: Callable[[str], None]
+) -> pl.DataFrame:
+    found = read_journal(piece.path)
+    if found.damage:
+        on_damage(f"The journal {piece.path} is damaged: {found.damage}.")
+    batches = [] if piece.in_parts else found.batches[table]
     if not batches:
         return pl.DataFrame(schema=schema)
     frame = pl.from_arrow(pa.Table.from_batches(batches))
     assert isinstance(frame, pl.DataFrame)
     return frame.select(
-        pl.col(name) if name in frame.columns else pl.repeat(None, pl.len(), dtype=dtype).alias(name)
+        pl.col(name) if name in frame.columns else pl.repeat(None, frame.height, dtype=dtype).alias(name)
         for name, dtype in schema.items()
     )
-
-
-def _schema(table: TableName, columns: Sequence[str] | None) -> pl.Schema:
-    return pl.Schema({name: SCHEMAS[table][name] for name in columns or SCHEMAS[table].names()})

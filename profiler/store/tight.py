@@ -32,9 +32,7 @@ _FEW_VALUES = frozenset(
 
 def stored_columns(columns: tuple[str, ...]) -> list[str]:
     """The columns of a part that hold these columns of a table."""
-    return [
-        stored for name in columns for stored in (name, THOUSANDTHS.get(name)) if stored is not None
-    ]
+    return [stored for name in columns for stored in (name, THOUSANDTHS.get(name)) if stored is not None]
 
 
 def tightened(table: TableName, rows: pa.Table) -> pa.Table:
@@ -119,5 +117,8 @@ def _known(values: pa.Array) -> np.ndarray:
 
 
 def _masked(kind: pa.DataType, values: np.ndarray, known: np.ndarray) -> pa.Array:
-    buffers = [pa.py_buffer(np.packbits(known, bitorder="little")), pa.py_buffer(np.ascontiguousarray(values))]
+    buffers = [
+        pa.py_buffer(np.packbits(known, bitorder="little")),
+        pa.py_buffer(np.ascontiguousarray(values)),
+    ]
     return pa.Array.from_buffers(kind, len(values), buffers)

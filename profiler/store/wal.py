@@ -67,7 +67,7 @@ class Journal:
         """Add rows: they are in the kernel's hands when this returns, and survive the death of the process.
 
         Raises:
-            OSError: The file system refused. What was written of them is no whole frame, and is taken back if it can be.
+            OSError: The file system refused. What was written of them is taken back, if it can be.
         """
         self._write([_ROWS[table] + bytes(batch.serialize()) for table, batch in batches])
 

@@ -14,12 +14,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, final
 
 import pyarrow as pa
 
 from profiler.records import SCHEMAS, Row, TableName
 from profiler.store.columns import batch_of, fits
+from profiler.store.folder import NO_SPACE
 from profiler.store.merge import Merger
 from profiler.store.parts import part_name, write_batches
 from profiler.store.waiting import WaitingRows
@@ -51,12 +52,13 @@ class RowSink(Protocol):
         ...
 
 
+@final
 class JournalWriter:
     """Writes the journal and the parts of one process's folder.
 
     Args:
         folder: The process's own folder.
-        prepare: Called on the writer's thread before the first row is written, until it does not fail: makes the folder.
+        prepare: Makes the folder; called before the first row is written, and again after an error.
         gather: Called ten times a second on the writer's thread: makes and appends rows that were only noted so far.
         on_beat: Called every `BEAT_INTERVAL_S` and at the end on the writer's thread: the manifest's heartbeat.
         on_error: Called with an error of the file system, once each time it starts; rows are kept and retried.
@@ -80,7 +82,7 @@ class JournalWriter:
         waiting: WaitingRows | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._folder, self._clock = folder, clock
+        self._folder = folder
         self._prepare, self._gather, self._on_beat = prepare, gather, on_beat
         self._on_error, self._on_recovered, self._on_lost = on_error, on_recovered, on_lost
         self._waiting = waiting or WaitingRows()
@@ -91,9 +93,11 @@ class JournalWriter:
         self._rows: dict[TableName, list[pa.RecordBatch]] = {table: [] for table in SCHEMAS}
         self._unjournaled = 0  # of these rows, how many are nowhere but in memory
         self._merger = Merger(folder)
-        now_s = clock()
-        self._frame_due_s, self._sync_due_s, self._beat_due_s = now_s, now_s, now_s
-        self._part_due_s, self._retry_due_s = now_s + PART_INTERVAL_S, 0.0
+        self._frame = _Timer(FRAME_INTERVAL_S, clock)
+        self._sync = _Timer(SYNC_INTERVAL_S, clock, first_s=SYNC_INTERVAL_S)
+        self._part = _Timer(PART_INTERVAL_S, clock, first_s=PART_INTERVAL_S)
+        self._beat = _Timer(BEAT_INTERVAL_S, clock)
+        self._retry = _Timer(RETRY_INTERVAL_S, clock)
         self._thinned_before: int | None = None  # known while the disk fails
         self._stop = threading.Event()
         self._flushing = threading.Lock()
@@ -105,6 +109,20 @@ class JournalWriter:
     def dropped(self) -> int:
         """Rows that were lost because too many waited for the disk, or because they fit no table."""
         return self._waiting.dropped + self._misfits
+
+    def open(self) -> None:
+        """Prepare now, on the caller's thread; a disk that is full is tried again later.
+
+        Raises:
+            OSError: Any other refusal.
+        """
+        try:
+            self._prepare()
+            self._prepared = True
+        except OSError as error:
+            if error.errno not in NO_SPACE:
+                raise
+            self._fail(error)
 
     def start(self) -> None:
         """Start writing in the background."""
@@ -128,7 +146,7 @@ class JournalWriter:
     def flush(self, *, last: bool = False) -> None:
         """Bring every row taken so far to the disk; if it refuses, keep them for the next time."""
         with self._flushing:
-            if self._failing and not last and self._clock() < self._retry_due_s:
+            if self._failing and not last and not self._retry.is_due():
                 return
             try:
                 self._store(last)
@@ -138,8 +156,7 @@ class JournalWriter:
     def _run(self) -> None:
         while not self._stop.wait(GATHER_INTERVAL_S):
             self._gather()
-            if self._clock() >= self._frame_due_s:
-                self._frame_due_s = self._clock() + FRAME_INTERVAL_S
+            if self._frame.is_due():
                 self.flush()
         self.flush(last=True)
 
@@ -151,7 +168,8 @@ class JournalWriter:
         if not self._failing:
             self._thinned_before = self._waiting.thinned
             self._on_error(error)
-        self._retry_due_s = self._clock() + RETRY_INTERVAL_S
+        self._prepared = False  # somebody may have deleted the folder
+        self._retry.restart()
 
     def _store(self, last: bool) -> None:
         if not self._prepared:
@@ -161,13 +179,13 @@ class JournalWriter:
             self._write_parts()
             self._recover()
         self._write_frame()
-        if last or self._is_due("_part_due_s", PART_INTERVAL_S) or self._is_large():
+        if last or self._part.is_due() or self._is_large():
             self._write_parts()
-        elif self._journal and self._is_due("_sync_due_s", SYNC_INTERVAL_S):
+        elif self._journal and self._sync.is_due():
             self._journal.sync()
         if last:
             self._merger.finish()
-        if last or self._is_due("_beat_due_s", BEAT_INTERVAL_S):
+        if last or self._beat.is_due():
             self._on_beat()
 
     def _recover(self) -> None:
@@ -177,7 +195,9 @@ class JournalWriter:
 
     def _write_frame(self) -> None:
         batches = [
-            (table, batch) for table, rows in self._waiting.take().items() for batch in self._batches(table, rows)
+            (table, batch)
+            for table, rows in self._waiting.take().items()
+            for batch in self._batches(table, rows)
         ]
         if not batches:
             return
@@ -217,9 +237,20 @@ class JournalWriter:
     def _is_large(self) -> bool:
         return self._journal is not None and self._journal.size > PART_BYTES
 
-    def _is_due(self, timer: str, interval_s: float) -> bool:
+
+@final
+class _Timer:
+    """Is due once in every interval."""
+
+    def __init__(self, interval_s: float, clock: Callable[[], float], *, first_s: float = 0.0) -> None:
+        self._interval_s, self._clock, self._next_s = interval_s, clock, clock() + first_s
+
+    def is_due(self) -> bool:
         now_s = self._clock()
-        if now_s < getattr(self, timer):
+        if now_s < self._next_s:
             return False
-        setattr(self, timer, now_s + interval_s)
+        self._next_s = now_s + self._interval_s
         return True
+
+    def restart(self) -> None:
+        self._next_s = self._clock() + self._interval_s
