@@ -114,8 +114,8 @@ class Reading:
 class Mark:
     """An interval or an instant of the run, with a JSON note.
 
-    Kinds in use: fit, epoch, validation, checkpoint, budget, idle, co_tenants, second_opinion, sensor_lost, gap (in what is
-    stored), note.
+    Kinds in use: fit, epoch, validation, checkpoint, budget, idle, co_tenants, second_opinion, sensor_lost,
+    gap (in what is stored), note.
     An instant has `end_s` null.
     """
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 
 from profiler.records import SCHEMAS, Reading, Row, TableName, table_of
 
-MAX_WAITING: Mapping[TableName, int] = {"steps": 100_000, "readings": 50_000, "marks": 20_000}
+MAX_WAITING: dict[TableName, int] = {"steps": 100_000, "readings": 50_000, "marks": 20_000}
 """About 100 MB of rows in all. Ten minutes of readings of 8 GPUs, before any is left out."""
 
 
