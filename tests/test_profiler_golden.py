@@ -73,12 +73,15 @@ def test_every_version_of_the_schema_reads_back(version: int):
     assert replace(one.facts, meters=()) == replace(other.facts, meters=())
     for meter, later in zip(one.facts.meters, other.facts.meters, strict=True):
         assert meter.items() <= later.items()
-    for table, order in (
-        ("steps", ["step"]),
-        ("marks", ["start_s", "kind"]),
-        ("readings", ["time_s", "device"]),
-    ):
-        assert getattr(other, table).sort(order).equals(getattr(one, table).sort(order)), table
+    for table, order in {
+        "steps": ["step"],
+        "marks": ["start_s", "kind"],
+        "readings": ["time_s", "device"],
+    }.items():
+        expected = getattr(one, table).sort(order)
+        known = [column.name for column in expected if column.null_count() < len(column)]
+        assert len(known) > 3
+        assert getattr(other, table).sort(order).select(known).equals(expected.select(known)), table
 
 
 def test_the_newest_version_has_a_golden_run_with_a_journal():

@@ -32,14 +32,19 @@ def look(folder):
         damaged += run.damaged + (("manifest",) if run.status == "damaged" else ())
         rows += sum(len(p.steps) for p in run.processes)
     return damaged, rows
-look(Path(sys.argv[1]))
+def fastest_ms(folder):  # of three looks: the machine may be busy with something else
+    times_s = []
+    for _ in range(3):
+        start_s = time.perf_counter()
+        found = look(Path(folder))
+        times_s.append(time.perf_counter() - start_s)
+    return 1e3 * min(times_s), found
+well_ms, _ = fastest_ms(sys.argv[1])
 for folder in sys.argv[2:]:
     before_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    start_s = time.perf_counter()
-    damaged, rows = look(Path(folder))
-    ms = 1e3 * (time.perf_counter() - start_s)
+    ms, (damaged, rows) = fastest_ms(folder)
     grown_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - before_mb
-    print(json.dumps([ms, grown_mb, len(damaged), rows]), flush=True)
+    print(json.dumps([max(ms - well_ms, 0.0), grown_mb, len(damaged), rows]), flush=True)
 """
 
 
@@ -53,16 +58,12 @@ def refuse(trials: int, folder: Path) -> Outcome:
     words = [sys.executable, "-c", _READER, str(folder / "well"), *map(str, folders)]
     done = subprocess.run(words, capture_output=True, text=True, check=True, timeout=600)
     looks = [json.loads(line) for line in done.stdout.splitlines()]
-    well_ms = 20.0
     failures = [
         f"{own.name}: {ms:.0f} ms, {grown:.0f} MB, {damaged} named, {rows} rows"
         for own, (ms, grown, damaged, rows) in zip(folders, looks, strict=True)
-        if ms > MOST_MS + well_ms
-        or grown > MOST_GROWN_MB
-        or not damaged
-        or (rows < 100 and "json" not in own.name)
+        if ms > MOST_MS or grown > MOST_GROWN_MB or not damaged or (rows < 100 and "json" not in own.name)
     ]
-    worst = f"{max(look[0] for look in looks):.0f} ms with the rest of the run; {max(look[1] for look in looks):.0f} MB"
+    worst = f"{max(look[0] for look in looks):.0f} ms more than without it; {max(look[1] for look in looks):.0f} MB"
     return Outcome(trials=trials, passed=trials - len(failures), worst=worst, failures=tuple(failures))
 
 
@@ -183,7 +184,8 @@ def _varint(value: int) -> bytes:
 
 
 _BOMBS: tuple[Callable[[Path], None], ...] = (
-    _texts, _compressed_frame, _endless, _pipe, _folders, _empty, _json_large, _json_deep, _rows, _large_pages, _lying_rows,
+    _texts, _compressed_frame, _endless, _pipe, _folders, _empty, _json_large, _json_deep,
+    _rows, _large_pages, _lying_rows,
 )  # fmt: skip
 
 ROWS = (

@@ -40,13 +40,16 @@ def read_bounded(path: Path, max_bytes: int = MAX_FILE_BYTES) -> bytes:
         ValueError: It is no plain file, or has more than `max_bytes`; nothing of it was read.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0))
-    with os.fdopen(descriptor, "rb") as file:
+    try:
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode):
             raise ValueError("it is no plain file")
         if found.st_size > max_bytes:
             raise ValueError(f"it has {found.st_size} bytes, more than any file of ours ({max_bytes})")
-        return file.read(max_bytes)
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
+            return file.read(max_bytes)
+    finally:
+        os.close(descriptor)
 
 
 def sync_folder(folder: Path) -> None:

@@ -86,12 +86,20 @@ def _decoded_bytes(data: bytes, chunk: pq.ColumnChunkMetaData) -> int:
         start += _number(header, 3)
         total += _number(header, 2)
         values += sum(_number(header[kind], 1) for kind in (5, 8) if kind in header)
-        if 7 in header and _number(header[7], 1) > _number(header, 2):
-            raise ValueError("a page has more values than bytes")
+        if 7 in header:
+            _check_dictionary(_number(header[7], 1), _number(header, 2), chunk)
         _at_most("bytes", total, MAX_DECODED_BYTES)
     if values > chunk.num_values:
         raise ValueError("its pages hold more values than its footer says")
     return total + 8 * int(chunk.num_values)
+
+
+def _check_dictionary(values: int, size: int, chunk: pq.ColumnChunkMetaData) -> None:
+    """A page that holds each value of a column once; of texts, the mean is looked at here and the longest later."""
+    if values > size:
+        raise ValueError("a page has more values than bytes")
+    if chunk.physical_type == "BYTE_ARRAY" and values:
+        _at_most("bytes of text", size // values * chunk.num_values, MAX_DECODED_BYTES)
 
 
 def _number(header: dict[int, Any], name: int) -> int:

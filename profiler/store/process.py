@@ -47,7 +47,8 @@ class StoredProcess:
     @property
     def damaged(self) -> tuple[str, ...]:
         """One sentence for each part or journal that could not be read."""
-        return tuple(sentence for sentences in self.tables.damage().values() for sentence in sentences)
+        every = (sentence for sentences in self.tables.damage().values() for sentence in sentences)
+        return tuple(dict.fromkeys(every))  # a journal holds rows of all tables
 
     @property
     def incomplete(self) -> frozenset[TableName]:

@@ -117,12 +117,14 @@ def read_journal(path: Path) -> JournalRows:
     """Every whole frame from the start of a journal; changes nothing.
 
     Raises:
-        OSError: The file cannot be opened, or is gone.
+        FileNotFoundError: The file is gone.
     """
     rows = JournalRows()
     try:
         data = read_bounded(path)
-    except ValueError as refusal:
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError) as refusal:
         return JournalRows(damage=f"{refusal}; none of its rows was read")
     end = 0
     try:

@@ -1,9 +1,9 @@
 """Makes the golden run beside this file, and what its metrics are: `python tests/golden/golden_run.py [--expected]`.
 
-The run is recorded by script, with a fake clock and no machine's names, and written by the newest schema's writer. A new
-schema gets a folder of its own, once; those of older ones stay as their own versions wrote them. `--expected` writes only
-show.json and points.json from the run that is committed: do that when a number is meant to change, and say so in
-docs/decisions.md.
+The run is recorded by script, with a fake clock and no machine's names, and written by the newest schema's writer. A
+new schema gets a folder of its own, once; those of older ones stay as their own versions wrote them. `--expected`
+writes only show.json and points.json from the run that is committed: do that when a number is meant to change, and say
+so in docs/decisions.md.
 """
 
 from __future__ import annotations
