@@ -30,11 +30,11 @@ from profiler.store.factors import write_factors
 from profiler.store.folder import new_run_id, writable_runs_dir
 from profiler.store.lease import Lease
 from profiler.store.manifest import (
-    MANIFEST_NAME,
     PROCESS_NAME,
     Manifest,
     ProcessFile,
     write_json,
+    write_manifest,
 )
 from profiler.store.writer import JournalWriter
 
@@ -204,7 +204,7 @@ class Session:
     def _beat(self) -> None:
         write_json(self._folder / PROCESS_NAME, self._process_file())
         if self._place.rank == 0:
-            write_json(self.run_dir / MANIFEST_NAME, self._manifest())
+            write_manifest(self.run_dir, self._manifest())
 
     def _sensor_lost(self, device: str, reason: str) -> None:
         self.notes[f"sensor {device}"] = reason

@@ -109,6 +109,20 @@ def write_json(path: Path, record: Manifest | ProcessFile) -> None:
     write_whole(path, lambda temporary: _write_text(temporary, text))
 
 
+def write_manifest(run_dir: Path, manifest: Manifest) -> None:
+    """Replace a run's manifest, unless a later attempt has written its own: a process that hung may wake up.
+
+    Raises:
+        OSError: As in `write_json`.
+    """
+    try:
+        is_later = read_manifest(run_dir).attempt > manifest.attempt
+    except StoredDataError:  # there is none yet, or it is damaged
+        is_later = False
+    if not is_later:
+        write_json(run_dir / MANIFEST_NAME, manifest)
+
+
 def _checksum(values: Mapping[str, Any]) -> int:
     """Of what a file says, not of how it is laid out."""
     return zlib.crc32(json.dumps(values, sort_keys=True, allow_nan=False).encode())
