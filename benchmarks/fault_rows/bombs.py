@@ -195,6 +195,6 @@ ROWS = (
         pass_line=f"refused in < {MOST_MS:g} ms and < {MOST_GROWN_MB:g} MB, named, the rest is read",
         run=refuse,
         trials=len(_BOMBS),
-        quick=8,
+        quick=6,
     ),
 )

@@ -99,6 +99,6 @@ ROWS = (
         pass_line="0 silent, 0 crashes",
         run=mutate,
         trials=1000,
-        quick=60,
+        quick=30,
     ),
 )

@@ -85,6 +85,6 @@ ROWS = (
         pass_line="<= 1 s lost, 0 duplicates, 0 gaps before the loss",
         run=kill_at_random,
         trials=100,
-        quick=5,
+        quick=4,
     ),
 )

@@ -93,6 +93,6 @@ ROWS = (
         pass_line=f"0 crashes, 0 gaps, nothing twice, <= {MOST_AGE_S:g} s old",
         run=read_while_writing,
         trials=400,
-        quick=25,
+        quick=15,
     ),
 )

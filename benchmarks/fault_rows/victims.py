@@ -31,18 +31,19 @@ Tell = Callable[[int], None]
 def main() -> None:
     """Kill as many as asked for, a few at a time."""
     kind, folder, count = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
-    victim = {"session": record_session, "fit": _fitting()}[kind] if kind == "fit" else record_session
+    victim = _fitting() if kind == "fit" else record_session
     chance = random.Random(count)
     for first in range(0, count, AT_ONCE):
         names = [f"{kind}-{number}" for number in range(first, min(first + AT_ONCE, count))]
         started = [(name, *_fork(victim, folder, name, quick_parts=chance.random() < 0.5)) for name in names]
         for name, child, pipe in started:
-            time.sleep(chance.uniform(0.3, 3.0) + (1.0 if kind == "fit" else 0.0))
-            os.kill(child, signal.SIGKILL)
-            killed_s = time.monotonic()
-            os.waitpid(child, 0)
             with os.fdopen(pipe) as lines:
-                whole = [line.split() for line in lines if line.endswith("\n")]
+                first = lines.readline()  # it records
+                time.sleep(chance.uniform(0.0, 3.0))
+                os.kill(child, signal.SIGKILL)
+                killed_s = time.monotonic()
+                os.waitpid(child, 0)
+                whole = [line.split() for line in (first, *lines) if line.endswith("\n")]
             told = [(int(step), float(ended_s)) for step, ended_s in whole]
             print(json.dumps({"name": name, "killed_s": killed_s, "told": told}), flush=True)
 
