@@ -7,6 +7,8 @@ Schema history
     1   first version: steps, readings, marks
     2   steps: num_microbatches, executed_flops, operator_bytes; readings: sm_occupancy, PCIe and NVLink traffic
         (older rows: null)
+    3   parts: whole thousandths in energy_mj, power_mw and average_power_mw, readings device by device, several
+        generations in one; journals; a checksum in manifests; marks: gap
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from typing import Literal, NamedTuple, get_type_hints
 
 import polars as pl
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 Component = Literal["gpu", "cpu", "dram", "module", "node"]
 Source = Literal["counter", "integrated", "estimated"]
@@ -112,7 +114,8 @@ class Reading:
 class Mark:
     """An interval or an instant of the run, with a JSON note.
 
-    Kinds in use: fit, epoch, validation, checkpoint, budget, idle, co_tenants, second_opinion, sensor_lost, note.
+    Kinds in use: fit, epoch, validation, checkpoint, budget, idle, co_tenants, second_opinion, sensor_lost,
+    gap (in what is stored), note.
     An instant has `end_s` null.
     """
 

@@ -653,11 +653,12 @@ FORKED = """
 import os, sys, time
 from pathlib import Path
 from profiler.records import Step
-from profiler.store.writer import PartWriter
+from profiler.store.writer import JournalWriter
 
-writer = PartWriter(Path(sys.argv[1]) / "process")
-writer.append(Step(rank=0, step=1, start_s=0.0, duration_s=1.0, metrics={"a": 1.0}))
-writer.flush()
+writer = JournalWriter(Path(sys.argv[1]))
+for number in range(2):
+    writer.append(Step(rank=0, step=number, start_s=0.0, duration_s=1.0, metrics={"a": 1.0}))
+    writer.flush(last=True)
 child = os.fork()
 if child == 0:
     import polars as pl

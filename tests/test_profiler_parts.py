@@ -17,7 +17,9 @@ from hypothesis import strategies as st
 
 from profiler.errors import StoredDataError
 from profiler.records import SCHEMA_VERSION, SCHEMAS, Mark, Reading, Step
-from profiler.store.parts import part_name, read_part, write_part, write_whole
+from profiler.store import part_check
+from profiler.store.files import write_whole
+from profiler.store.parts import merge_parts, part_name, part_numbers, read_part, write_part
 
 whole = st.integers(-(2**63), 2**63 - 1)
 number = st.floats(allow_nan=False)
@@ -78,6 +80,9 @@ def test_rows_come_back_as_they_went(tmp_path: Path, rows: list):
     for row in back:
         if "metrics" in row:
             row["metrics"] = {pair["name"]: pair["value"] for pair in row["metrics"]}
+    if table == "readings":  # device by device
+        devices = list(dict.fromkeys(row.device for row in rows))
+        rows = sorted(rows, key=lambda row: devices.index(row.device))
     assert back == [{name: getattr(row, name) for name in frame.columns} for row in rows]
 
 
@@ -219,3 +224,56 @@ def test_arrow_and_polars_agree_that_nothing_is_dictionary_or_view_typed(part: P
     assert not any(
         pa.types.is_string_view(f.type) or pa.types.is_dictionary(f.type) for f in pq.read_schema(part)
     )
+
+
+def test_thousandths_come_back_bit_for_bit(tmp_path: Path):
+    """Whole millijoules, what is none, and what is unknown, in one column."""
+    energies = [0.001, 123456.789, 1 / 3, None, 0.0, 2.0**60, -0.5, 1e-9, 4503599627370.497]
+    rows = [Reading(time_s=0.0, component="gpu", device="d", source="counter", energy_j=e) for e in energies]
+    write_part(tmp_path / "p", "readings", rows)
+    assert read_part(tmp_path / "p", "readings")["energy_j"].to_list() == energies
+    stored = pq.read_table(tmp_path / "p")
+    assert stored["energy_mj"].to_pylist()[:3] == [1, 123456789, None]
+
+
+def test_some_columns_are_read_alone(part: Path):
+    whole = read_part(part, "steps")
+    assert read_part(part, "steps", ["loss", "step"]).equals(whole.select("loss", "step"))
+    assert read_part(part, "steps", []).width == 0
+
+
+def test_merged_parts_have_the_rows_of_all_in_their_order(tmp_path: Path):
+    parts = []
+    for number in range(3):
+        parts.append(tmp_path / part_name("steps", number))
+        write_part(parts[-1], "steps", _steps()[10 * number : 10 * (number + 1)])
+    merged = tmp_path / part_name("steps", 0, 2)
+    merge_parts(merged, parts)
+    assert merged.name == "steps-000000-000002.parquet"
+    assert part_numbers(merged.name, "steps") == (0, 2)
+    assert read_part(merged, "steps").equals(pl.concat([read_part(path, "steps") for path in parts]))
+
+
+@pytest.mark.parametrize(
+    "name", ["steps-1.parquet", "stepsy-000001.parquet", "steps-000001.parquet.bak", "x"]
+)
+def test_other_names_are_no_parts(name: str):
+    assert part_numbers(name, "steps") is None
+    assert part_numbers("readings-000001.parquet", "steps") is None
+
+
+def test_too_many_rows_are_refused_by_the_footer(part: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(part_check, "MAX_ROWS", 29)
+    with pytest.raises(
+        StoredDataError, match=r"says that it has 30 rows, more than any part of ours can have \(29\)"
+    ):
+        read_part(part, "steps")
+
+
+def test_a_column_that_only_an_extension_reads_is_refused(tmp_path: Path):
+    schema = pa.schema(
+        [pa.field("step", pa.list_(pa.int64()))], metadata={b"joulescale_schema_version": b"3"}
+    )
+    pq.write_table(pa.table([[[1]]], schema=schema), tmp_path / "p")
+    with pytest.raises(StoredDataError, match="its column 'step' is of a type that none of ours has: list"):
+        read_part(tmp_path / "p", "steps")

@@ -24,7 +24,14 @@ from profiler.store.folder import (
     readable_runs_dir,
     writable_runs_dir,
 )
-from profiler.store.manifest import Manifest, ProcessFile, read_manifest, read_process, write_json
+from profiler.store.manifest import (
+    Manifest,
+    ProcessFile,
+    read_manifest,
+    read_process,
+    write_json,
+    write_manifest,
+)
 from profiler.store.process import marks_of
 from profiler.store.runs import open_run, scan_runs
 
@@ -177,8 +184,33 @@ def test_a_process_file_of_the_wrong_shape_is_damage(tmp_path: Path):
 def test_fields_of_a_later_version_are_left_out(tmp_path: Path):
     folder = _run(tmp_path, "a")
     known = json.loads((folder / "run.json").read_text())
+    del known["checksum"]
     (folder / "run.json").write_text(json.dumps({**known, "colour": "blue"}))
     assert read_manifest(folder).run_id == "a"
+
+
+def test_an_earlier_attempt_that_wakes_up_does_not_take_the_run_back(tmp_path: Path):
+    folder = _run(tmp_path, "a", attempt=2, seed=2)
+    write_manifest(folder, Manifest(run_id="a", attempt=1, seed=1))
+    assert read_manifest(folder).seed == 2
+    write_manifest(folder, Manifest(run_id="a", attempt=2, seed=3))
+    write_manifest(folder, Manifest(run_id="a", attempt=3, seed=4))
+    assert read_manifest(folder).seed == 4
+
+
+@pytest.mark.parametrize("name", ["run.json", "process.json"])
+def test_no_changed_character_of_a_manifest_is_silent(tmp_path: Path, name: str):
+    run = _run(tmp_path, "a", settings={"d_model": 64}, seed=3)
+    folder = run if name == "run.json" else _process(run, pid=1)
+    read = read_manifest if name == "run.json" else read_process
+    text, true, told = (folder / name).read_text(), read(folder), 0
+    for at in range(0, len(text), 7):
+        (folder / name).write_text(text[:at] + chr(ord(text[at]) ^ 1) + text[at + 1 :])
+        try:
+            assert read(folder) == true
+        except StoredDataError:
+            told += 1
+    assert told > 20
 
 
 def test_settings_that_json_cannot_hold_are_stored_as_it_can(tmp_path: Path):

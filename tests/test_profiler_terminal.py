@@ -54,8 +54,8 @@ def words(text: str) -> str:
 
 def edited(run: StoredRun, **fields: object) -> StoredRun:
     """The run with other words in its manifest."""
-    manifest = json.loads((run.path / "run.json").read_text())
-    (run.path / "run.json").write_text(json.dumps(manifest | fields))
+    manifest = json.loads((run.path / "run.json").read_text()) | fields
+    (run.path / "run.json").write_text(json.dumps({k: v for k, v in manifest.items() if k != "checksum"}))
     return open_run(run.path.parent, run.run_id)
 
 

@@ -20,6 +20,7 @@ COMMANDS = {
     "list": "profiler.cli.list:list_runs",
     "show": "profiler.cli.show:show",
     "scale": "profiler.cli.scale:scale",
+    "recover": "profiler.cli.recover:recover",
     "doctor": "profiler.cli.doctor:doctor",
     "dashboard": "profiler.cli.dashboard:dashboard",
 }

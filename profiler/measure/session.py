@@ -6,6 +6,7 @@ this process's file. Both are rewritten at every flush, which is the run's heart
 
 from __future__ import annotations
 
+import functools
 import os
 import socket
 import time
@@ -28,14 +29,15 @@ from profiler.measure.surroundings import environment, hardware, software
 from profiler.records import Row
 from profiler.store.factors import write_factors
 from profiler.store.folder import new_run_id, writable_runs_dir
+from profiler.store.lease import Lease
 from profiler.store.manifest import (
-    MANIFEST_NAME,
     PROCESS_NAME,
     Manifest,
     ProcessFile,
     write_json,
+    write_manifest,
 )
-from profiler.store.writer import PartWriter
+from profiler.store.writer import JournalWriter
 
 if TYPE_CHECKING:
     from profiler.measure.peak import Peak
@@ -125,15 +127,19 @@ class Session:
         self._folder = (
             self.run_dir / f"attempt-{self._attempt}" / f"{socket.gethostname()}-{place.rank}-{os.getpid()}"
         )
-        self._folder.mkdir(parents=True)
-        self._carbon = write_factors(self.run_dir, CarbonFactors.of(facts.carbon)) if place.rank == 0 else {}
+        self._lease: Lease | None = None
+        self._carbon: Mapping[str, Any] = {}
+        self._gap_start_s, self._gap_reason = 0.0, ""
         self._hardware, self._software = hardware(self._probes), software()
-        self._writer = PartWriter(
+        self._writer = JournalWriter(
             self._folder,
+            prepare=self._make_folder,
             gather=self._digest,
-            on_flush=self._beat,
+            on_beat=self._beat,
             on_error=self._disk_failed,
+            on_recovered=self._disk_recovered,
             on_lost=self._rows_lost,
+            guarded=functools.partial(guard.call, "storing"),
         )
         self.recorder = Recorder(
             self.emit,
@@ -155,7 +161,7 @@ class Session:
             guard=guard,
             period_s=sampling_period_s,
         )
-        guard.call("the run's own file", self._beat)
+        self._writer.open()
         guard.call(
             "storing in the background", self._writer.start
         )  # no thread may be had: close() stores then
@@ -182,11 +188,24 @@ class Session:
         self.guard.call("the last reading", self._sampler.stop)
         self.guard.call("recording at the end", self.recorder.flush)
         self.guard.call("storing the rest", self._writer.close)
+        if self._lease is not None:
+            self._lease.release()
+
+    def _make_folder(self) -> None:
+        """What a run needs on disk before its first row; as often as it takes, if the disk is full at the start."""
+        writable_runs_dir(self.run_dir.parent)
+        self._folder.mkdir(parents=True, exist_ok=True)
+        if self._place.rank == 0:
+            self._carbon = write_factors(self.run_dir, CarbonFactors.of(self._facts.carbon))
+        self._beat()
+        if self._lease is not None:
+            self._lease.release()
+        self._lease = Lease(self._folder)
 
     def _beat(self) -> None:
         write_json(self._folder / PROCESS_NAME, self._process_file())
         if self._place.rank == 0:
-            write_json(self.run_dir / MANIFEST_NAME, self._manifest())
+            write_manifest(self.run_dir, self._manifest())
 
     def _sensor_lost(self, device: str, reason: str) -> None:
         self.notes[f"sensor {device}"] = reason
@@ -212,12 +231,19 @@ class Session:
         return redact_notes({**self.notes, **self.guard.notes, **lost})
 
     def _rows_lost(self, count: int) -> None:
-        self.guard.warn(
-            "storing at the end", f"{count} rows could not be written to {self.run_dir} and are lost"
-        )
+        self.guard.warn("storing", f"{count} rows could not be written to {self.run_dir} and are lost")
 
     def _disk_failed(self, error: OSError) -> None:
-        self.guard.warn("storing", f"{error.strerror or error}: rows are kept in memory and tried again")
+        self._gap_start_s, self._gap_reason = self.now(), error.strerror or str(error)
+        self.guard.warn(
+            "storing",
+            f"{self._gap_reason} ({self.run_dir}); what is recorded waits in memory until the disk takes it again, and"
+            " its readings get coarser if that lasts",
+        )
+
+    def _disk_recovered(self, thinned: int) -> None:
+        note = {"reason": self._gap_reason, "readings_left_out": thinned}
+        self.recorder.mark("gap", self._gap_start_s, self.now(), note)
 
     def _process_file(self) -> ProcessFile:
         return ProcessFile(

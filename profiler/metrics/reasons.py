@@ -108,6 +108,8 @@ def explain(summary: Mapping[str, Any], stored: Mapping[str, str], run: StoredRu
     notes = dict(stored)
     for number, sentence in enumerate(run.damaged, start=1):
         notes[f"damaged file {number}"] = sentence
+    if run.status != "running":  # else it is what its journal is for
+        notes |= {f"journal {number}": text for number, text in enumerate(run.unfinished, start=1)}
     nulls = _null_keys(summary)
     for key in nulls:
         notes[key] = _because_damaged(key, run) or _reason(key, stored, summary, nulls)
@@ -147,7 +149,7 @@ def _reason(key: str, stored: Mapping[str, str], summary: Mapping[str, Any], nul
     if missing is not None:
         return _reason(missing, stored, summary, nulls)
     if key in _OF_STEPS and not summary["steps"]:
-        gone = "its process ended before any step was stored (rows are stored every 15 s)"
+        gone = "its process ended before any step was stored (rows are stored twice a second)"
         return stored.get("steps", gone if summary["status"] == "lost" else "no training step was recorded")
     if key == headline and summary["energy"]["components"]:
         return "the energy of a device is unknown, and a sum with a hole is no sum"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from profiler.errors import InvalidValueError, UsageError
-from profiler.store.parts import write_whole
+from profiler.store.files import write_whole
 
 if TYPE_CHECKING:
     import altair as alt

@@ -17,8 +17,8 @@ from typing import Any
 from profiler.carbon.factors import CarbonFactors
 from profiler.carbon.series import IntensitySeries
 from profiler.errors import StoredDataError, UsageError
-from profiler.store.manifest import MANIFEST_NAME, read_manifest, write_json
-from profiler.store.parts import write_whole
+from profiler.store.files import read_bounded, write_whole
+from profiler.store.manifest import MANIFEST_NAME, MAX_JSON_BYTES, read_manifest, write_json
 
 _NAME = re.compile(r"carbon-series-([0-9a-f]{12})\.json")
 
@@ -70,7 +70,7 @@ def _read_series(run_dir: Path, name: str) -> IntensitySeries:
     known = _NAME.fullmatch(name)
     path = run_dir / Path(name).name
     try:
-        text = path.read_bytes()
+        text = read_bounded(path, MAX_JSON_BYTES)
         if known is None or _digest(text) != known[1]:
             raise StoredDataError(
                 f"The carbon series {path} is not the one that was stored: its checksum differs."

@@ -2,11 +2,13 @@
 
 runs/.joulescale                        the mark that makes a folder ours
 runs/<run_id>/run.json
-runs/<run_id>/attempt-<n>/<host>-<rank>-<pid>/{steps,readings,marks}-NNNNNN.parquet, process.json
+runs/<run_id>/attempt-<n>/<host>-<rank>-<pid>/{steps,readings,marks}-NNNNNN.parquet, wal-NNNNNN.open,
+                                        process.json, lease
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import secrets
@@ -16,6 +18,7 @@ from pathlib import Path
 from profiler.errors import InvalidValueError, RunsFolderError
 
 MARK_NAME = ".joulescale"
+NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
 _MARK_TEXT = "This folder holds joulescale runs; see 'joulescale list'.\n"
 _RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
@@ -38,6 +41,8 @@ def readable_runs_dir(path: Path) -> Path:
 def writable_runs_dir(path: Path) -> Path:
     """Check that runs can be written to `path`; make it, and mark it as ours, if need be.
 
+    A full disk is no reason to refuse: it may have room later.
+
     Raises:
         RunsFolderError: It is a file, read-only, or a folder that holds something else.
     """
@@ -52,6 +57,8 @@ def writable_runs_dir(path: Path) -> Path:
             f"The runs folder {str(path)!r} is a file. Name a folder with --runs-dir."
         ) from None
     except OSError as error:
+        if error.errno in NO_SPACE:
+            return path
         raise RunsFolderError(
             f"The runs folder {str(path)!r} cannot be written to ({error.strerror}), so nothing could be recorded."
             " Name another with --runs-dir, or mend its permissions."

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import types
+import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -16,10 +17,12 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from profiler.errors import StoredDataError
 from profiler.records import SCHEMA_VERSION
-from profiler.store.parts import write_whole
+from profiler.store.files import read_bounded, write_whole
 
 MANIFEST_NAME = "run.json"
 PROCESS_NAME = "process.json"
+MAX_JSON_BYTES = 16 * 2**20
+_CHECKSUM = "checksum"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,8 +104,28 @@ def write_json(path: Path, record: Manifest | ProcessFile) -> None:
     Raises:
         OSError: The file system refused; an older file stays as it was.
     """
-    text = json.dumps(_plain(asdict(record)), indent=2, allow_nan=False) + "\n"
+    values = _plain(asdict(record))
+    text = json.dumps({**values, _CHECKSUM: _checksum(values)}, indent=2, allow_nan=False) + "\n"
     write_whole(path, lambda temporary: _write_text(temporary, text))
+
+
+def write_manifest(run_dir: Path, manifest: Manifest) -> None:
+    """Replace a run's manifest, unless a later attempt has written its own: a process that hung may wake up.
+
+    Raises:
+        OSError: As in `write_json`.
+    """
+    try:
+        is_later = read_manifest(run_dir).attempt > manifest.attempt
+    except StoredDataError:  # there is none yet, or it is damaged
+        is_later = False
+    if not is_later:
+        write_json(run_dir / MANIFEST_NAME, manifest)
+
+
+def _checksum(values: Mapping[str, Any]) -> int:
+    """Of what a file says, not of how it is laid out."""
+    return zlib.crc32(json.dumps(values, sort_keys=True, allow_nan=False).encode())
 
 
 def _plain(value: Any) -> Any:
@@ -140,7 +163,7 @@ def read_process(folder: Path) -> ProcessFile:
 
 def _read(path: Path, record: type[_Record]) -> _Record:
     try:
-        data = _loads(path.read_text(encoding="utf-8"))
+        data = json.loads(read_bounded(path, MAX_JSON_BYTES))
     except (OSError, ValueError, RecursionError) as error:
         raise StoredDataError(f"{path} cannot be read ({error}).") from None
     if not isinstance(data, dict):
@@ -153,6 +176,8 @@ def _read(path: Path, record: type[_Record]) -> _Record:
             )
     if data.get("schema_version", SCHEMA_VERSION) > SCHEMA_VERSION:
         raise StoredDataError(f"{path} has schema {data['schema_version']}. Upgrade joulescale to read it.")
+    _check(path, data)
+    data = _whole_characters(data)
     known = {f.name for f in fields(record)}
     try:
         return record(**{key: value for key, value in data.items() if key in known})
@@ -160,12 +185,25 @@ def _read(path: Path, record: type[_Record]) -> _Record:
         raise StoredDataError(f"{path} lacks what a {record.__name__} needs ({error}).") from None
 
 
-def _loads(text: str) -> Any:
-    """The JSON in a text; an escape that is half a character, which no table can hold, becomes a question mark."""
-    data = json.loads(text)
-    if "\\ud" not in text.lower():
-        return data
-    return json.loads(json.dumps(data, ensure_ascii=False).encode("utf-8", "replace"))
+def _whole_characters(data: dict[str, Any]) -> dict[str, Any]:
+    """The same with a question mark for each half of a character, which JSON can escape and no table can hold."""
+    text = json.dumps(data, ensure_ascii=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return dict(json.loads(text.encode("utf-8", "replace")))
+    return data
+
+
+def _check(path: Path, data: dict[str, Any]) -> None:
+    """Refuse what was changed after it was written; files of before schema 3 have no checksum."""
+    expected = data.pop(_CHECKSUM, None)
+    try:
+        same = expected is None or expected == _checksum(data)
+    except ValueError:  # NaN, which none of ours holds
+        same = False
+    if not same:
+        raise StoredDataError(f"{path} is not what was stored: its checksum differs.")
 
 
 def _fits(value: object, hint: Any) -> bool:

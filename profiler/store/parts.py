@@ -7,9 +7,9 @@ leave the footer out, and one flipped bit in a column's name made that column re
 
 from __future__ import annotations
 
-import os
+import re
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import polars as pl
@@ -18,23 +18,33 @@ import pyarrow.parquet as pq
 
 from profiler.errors import StoredDataError
 from profiler.records import SCHEMA_VERSION, SCHEMAS, Row, TableName
+from profiler.store.columns import batch_of
+from profiler.store.files import read_bounded, write_whole
+from profiler.store.part_check import check_sizes, check_texts, check_types, text_columns
+from profiler.store.tight import encodings, loosened, stored_columns, tightened
 
 _VERSION_KEY = b"joulescale_schema_version"
-_METRIC = pa.struct([pa.field("name", pa.large_string()), pa.field("value", pa.float64())])
-_ARROW_TYPES = {
-    pl.Int64(): pa.int64(),
-    pl.Float64(): pa.float64(),
-    pl.String(): pa.large_string(),
-    pl.List(pl.Struct({"name": pl.String, "value": pl.Float64})): pa.large_list(_METRIC),
-}
 _SEAL = b"JSCRC32\0"
 _TAIL_BYTES = 8
 """Length of the footer, and the magic word `PAR1`."""
+_NAME = re.compile(r"(?P<table>[a-z]+)-(?P<first>\d{6,})(?:-(?P<last>\d{6,}))?\.parquet")
+_ROW_GROUP_ROWS = 65_536
+_MAX_ROW_GROUP_ROWS = 1_000_000
 
 
-def part_name(table: TableName, number: int) -> str:
-    """File name of the `number`th part of a table."""
-    return f"{table}-{number:06d}.parquet"
+def part_name(table: TableName, first: int, last: int | None = None) -> str:
+    """File name of the part that holds the rows of a generation, or of all from `first` to `last`."""
+    return (
+        f"{table}-{first:06d}.parquet" if last in (None, first) else f"{table}-{first:06d}-{last:06d}.parquet"
+    )
+
+
+def part_numbers(name: str, table: TableName) -> tuple[int, int] | None:
+    """The first and the last generation in the part of that name; None if it is no part of that table."""
+    known = _NAME.fullmatch(name)
+    if known is None or known["table"] != table:
+        return None
+    return int(known["first"]), int(known["last"] or known["first"])
 
 
 def write_part(path: Path, table: TableName, rows: Sequence[Row]) -> None:
@@ -42,80 +52,132 @@ def write_part(path: Path, table: TableName, rows: Sequence[Row]) -> None:
 
     Raises:
         OSError: The disk is full, read-only or gone. Nothing is left under `path`.
-        ValueError: A row has a value of the wrong type; see `fits`.
+        ValueError: A row has a value of the wrong type; see `columns.fits`.
     """
-    arrow = _arrow_table(table, rows)
-    write_whole(path, lambda temporary: _write_parquet(arrow, temporary))
+    write_batches(path, table, [batch_of(table, rows)])
 
 
-def write_whole(path: Path, write: Callable[[Path], None]) -> None:
-    """Have `write` fill a hidden temporary file beside `path`, sync it, and rename it to `path`.
+def write_batches(path: Path, table: TableName, batches: Sequence[pa.RecordBatch]) -> None:
+    """Likewise of rows that are columns already.
 
     Raises:
-        OSError: From `write` or the file system; the temporary file is then removed.
+        OSError: As in `write_part`.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        write(temporary)
-        _sync(temporary)
-        temporary.replace(path)
-        _sync(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
+    _write_tables(path, [tightened(table, pa.Table.from_batches(batches).combine_chunks())])
 
 
-def read_part(path: Path, table: TableName) -> pl.DataFrame:
-    """Read one part, with checksums verified, as a frame of the current schema.
+def merge_parts(path: Path, parts: Sequence[Path]) -> None:
+    """Write the rows of several parts of one table and of this version into one; the parts stay.
+
+    Raises:
+        OSError: The file system refused.
+        StoredDataError: A part is damaged.
+    """
+    _write_tables(path, _gathered(_stored_rows(part) for part in parts))
+
+
+def read_part(path: Path, table: TableName, columns: Sequence[str] | None = None) -> pl.DataFrame:
+    """Read one part, with checksums verified, as a frame of the current schema, or of some columns of it.
 
     Columns that a later version added are left out, those that an earlier one lacked are null.
 
     Raises:
-        StoredDataError: The file is damaged, no part of ours, or of a newer schema.
+        StoredDataError: The file is damaged, no part of ours, larger than one can be, or of a newer schema.
     """
     try:
-        data = path.read_bytes()
+        return read_listed_part(path, table, columns)
+    except FileNotFoundError as error:
+        raise _unreadable(path, error) from None
+
+
+def read_listed_part(path: Path, table: TableName, columns: Sequence[str] | None = None) -> pl.DataFrame:
+    """As `read_part`, but a part that is gone since its folder was listed is no damage.
+
+    Raises:
+        FileNotFoundError: It is gone.
+        StoredDataError: As in `read_part`.
+    """
+    wanted = tuple(SCHEMAS[table].names() if columns is None else columns)
+    try:
+        rows = _checked_rows(path, wanted)
+        frame = pl.from_arrow(rows)
+    except FileNotFoundError:
+        raise
+    except (pa.ArrowException, pl.exceptions.PolarsError, OSError, ValueError) as error:
+        raise _unreadable(path, error) from None
+    assert isinstance(frame, pl.DataFrame)
+    schema = {name: SCHEMAS[table][name] for name in wanted}
+    return _conform(path, loosened(frame), pl.Schema(schema), rows.num_rows)
+
+
+def _checked_rows(path: Path, wanted: tuple[str, ...]) -> pa.Table:
+    data = read_bounded(path)
+    is_sealed = _check_seal(data)
+    footer = pq.read_metadata(pa.BufferReader(data))
+    with pq.ParquetFile(
+        pa.BufferReader(data),
+        metadata=footer,
+        page_checksum_verification=True,
+        read_dictionary=text_columns(footer),
+    ) as file:
+        _check_version(path, footer.metadata or {})
+        check_types(file.schema_arrow)
+        found = [name for name in stored_columns(wanted) if name in file.schema_arrow.names]
+        check_sizes(data, footer, found if is_sealed else file.schema_arrow.names)
+        rows = file.read(columns=found if is_sealed else None)  # else only its pages have checksums
+    check_texts(rows)
+    return rows
+
+
+def _unreadable(path: Path, error: Exception) -> StoredDataError:
+    return StoredDataError(f"The part {path} cannot be read ({_first_line(error)}); its rows are missing.")
+
+
+def _stored_rows(path: Path) -> pa.Table:
+    """The rows of a part as they lie in it."""
+    try:
+        data = read_bounded(path)
         _check_seal(data)
         with pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True) as file:
-            _check_version(path, file.schema_arrow.metadata or {})
-            frame = pl.from_arrow(file.read())
-    except (pa.ArrowException, pl.exceptions.PolarsError, OSError, ValueError) as error:
-        raise StoredDataError(
-            f"The part {path} cannot be read ({_first_line(error)}); its rows are missing."
-        ) from None
-    assert isinstance(frame, pl.DataFrame)
-    return _conform(path, frame, SCHEMAS[table])
+            return file.read()
+    except (pa.ArrowException, ValueError) as error:
+        raise _unreadable(path, error) from None
 
 
-def _arrow_table(table: TableName, rows: Sequence[Row]) -> pa.Table:
-    """Rows as columns, by Arrow alone.
-
-    Polars must not run in the process that trains: its thread pool does not survive a fork, and loader workers
-    that use Polars themselves would wait for it for ever.
-    """
-    columns = {name: [getattr(row, name) for row in rows] for name in SCHEMAS[table].names()}
-    if "metrics" in columns:
-        columns["metrics"] = [[{"name": k, "value": v} for k, v in m.items()] for m in columns["metrics"]]
-    fields = [pa.field(name, _ARROW_TYPES[dtype]) for name, dtype in SCHEMAS[table].items()]
-    schema = pa.schema(fields, metadata={_VERSION_KEY: str(SCHEMA_VERSION).encode()})
-    try:
-        return pa.Table.from_pydict(columns, schema=schema)
-    except (pa.ArrowException, TypeError, OverflowError) as error:
-        raise ValueError(f"a value fits no column of {table}: {_first_line(error)}") from None
+def _gathered(tables: Iterable[pa.Table]) -> Iterable[pa.Table]:
+    """Few large tables of many small ones: each becomes a row group."""
+    waiting: list[pa.Table] = []
+    for table in tables:
+        waiting.append(table)
+        if sum(map(len, waiting)) >= _ROW_GROUP_ROWS:
+            yield pa.concat_tables(waiting)
+            waiting = []
+    if waiting:
+        yield pa.concat_tables(waiting)
 
 
-def fits(table: TableName, row: Row) -> bool:
-    """Whether a row's values have the types of its table."""
-    try:
-        _arrow_table(table, [row])
-    except ValueError:
-        return False
-    return True
+def _write_tables(path: Path, tables: Iterable[pa.Table]) -> None:
+    data = _sealed(_parquet(tables))
+    write_whole(path, lambda temporary: _write_bytes(temporary, data))
 
 
-def _write_parquet(table: pa.Table, path: Path) -> None:
-    buffer = pa.BufferOutputStream()
-    pq.write_table(table, buffer, compression="zstd", write_page_checksum=True)
-    path.write_bytes(_sealed(buffer.getvalue().to_pybytes()))
+def _parquet(tables: Iterable[pa.Table]) -> bytes:
+    """A file of Parquet with a row group for each table, and page checksums."""
+    buffer, writer = pa.BufferOutputStream(), None
+    for table in tables:
+        if writer is None:
+            schema = table.schema.with_metadata({_VERSION_KEY: str(SCHEMA_VERSION).encode()})
+            writer = pq.ParquetWriter(
+                buffer, schema, compression="zstd", write_page_checksum=True, **encodings(schema)
+            )
+        writer.write_table(table.replace_schema_metadata(schema.metadata), row_group_size=_MAX_ROW_GROUP_ROWS)
+    assert writer is not None
+    writer.close()
+    return bytes(buffer.getvalue())
+
+
+def _write_bytes(path: Path, data: bytes) -> None:
+    path.write_bytes(data)
 
 
 def _sealed(data: bytes) -> bytes:
@@ -123,28 +185,21 @@ def _sealed(data: bytes) -> bytes:
     return data[:body] + _SEAL + zlib.crc32(data).to_bytes(4, "little") + data[body:]
 
 
-def _check_seal(data: bytes) -> None:
-    """Raise ValueError if a sealed file is not what was written. One without a seal has its pages' checksums only."""
+def _check_seal(data: bytes) -> bool:
+    """Whether a file is sealed; ValueError if it is and not what was written."""
     body = _body_bytes(data)
     seal = data[max(body - len(_SEAL) - 4, 0) : max(body, 0)]
     if not seal.startswith(_SEAL):
-        return
-    whole = zlib.crc32(data[body:], zlib.crc32(data[: body - len(seal)]))
+        return False
+    whole = zlib.crc32(memoryview(data)[body:], zlib.crc32(memoryview(data)[: body - len(seal)]))
     if whole != int.from_bytes(seal[-4:], "little"):
         raise ValueError("its checksum does not match")
+    return True
 
 
 def _body_bytes(data: bytes) -> int:
     """Where the footer begins, by what the file says of it."""
     return len(data) - _TAIL_BYTES - int.from_bytes(data[-_TAIL_BYTES:-4], "little")
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _check_version(path: Path, metadata: dict[bytes, bytes]) -> None:
@@ -157,10 +212,12 @@ def _check_version(path: Path, metadata: dict[bytes, bytes]) -> None:
         )
 
 
-def _conform(path: Path, frame: pl.DataFrame, schema: pl.Schema) -> pl.DataFrame:
+def _conform(path: Path, frame: pl.DataFrame, schema: pl.Schema, height: int) -> pl.DataFrame:
     try:
         return frame.select(
-            pl.col(name).cast(dtype) if name in frame.columns else pl.lit(None, dtype).alias(name)
+            pl.col(name).cast(dtype)
+            if name in frame.columns
+            else pl.repeat(None, height, dtype=dtype).alias(name)
             for name, dtype in schema.items()
         )
     except pl.exceptions.PolarsError as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import final
@@ -12,7 +12,7 @@ import polars as pl
 from profiler.errors import StoredDataError
 from profiler.records import SCHEMAS, TableName
 from profiler.store.manifest import ProcessFile, read_process
-from profiler.store.parts import read_part
+from profiler.store.recovery import read_pieces, unfinished
 from profiler.store.tables import FolderTables, Shelf, Tables
 
 
@@ -46,13 +46,19 @@ class StoredProcess:
 
     @property
     def damaged(self) -> tuple[str, ...]:
-        """One sentence for each part that could not be read."""
-        return tuple(sentence for sentences in self.tables.damage().values() for sentence in sentences)
+        """One sentence for each part or journal that could not be read."""
+        every = (sentence for sentences in self.tables.damage().values() for sentence in sentences)
+        return tuple(dict.fromkeys(every))  # a journal holds rows of all tables
 
     @property
     def incomplete(self) -> frozenset[TableName]:
         """The tables that these parts belong to: sums over them are not the run's."""
         return frozenset(table for table, sentences in self.tables.damage().items() if sentences)
+
+    @property
+    def unfinished(self) -> tuple[str, ...]:
+        """One sentence for each journal that was not closed: the process was killed, or is writing."""
+        return unfinished(self.folder)
 
 
 def read_process_folder(folder: Path, shelf: Shelf) -> StoredProcess | None:
@@ -62,26 +68,6 @@ def read_process_folder(folder: Path, shelf: Shelf) -> StoredProcess | None:
     except StoredDataError:
         return None
     return StoredProcess(folder=folder, facts=facts, tables=FolderTables(folder, read_pieces, shelf))
-
-
-def read_pieces(
-    folder: Path, table: TableName, columns: Sequence[str] | None, on_damage: Callable[[str], None]
-) -> Iterator[pl.DataFrame]:
-    """The rows of all whole parts, part by part, with all columns or some, checked whole in either case.
-
-    Args:
-        folder: The process's own.
-        table: Which of its tables.
-        columns: None for all; none of them to check the parts only.
-        on_damage: Takes a sentence for each part that is damaged; the others are read.
-    """
-    for path in sorted(folder.glob(f"{table}-*.parquet")):
-        try:
-            frame = read_part(path, table)
-        except StoredDataError as error:
-            on_damage(str(error))
-        else:
-            yield frame if columns is None else frame.select(columns)
 
 
 def marks_of(processes: Sequence[StoredProcess], kind: str) -> pl.DataFrame:

@@ -55,6 +55,11 @@ class StoredRun:
         return orphans + tuple(sentence for p in self.processes for sentence in p.damaged)
 
     @property
+    def unfinished(self) -> tuple[str, ...]:
+        """One sentence for each journal that was not closed: its process was killed, or is writing."""
+        return tuple(sentence for p in self.processes for sentence in p.unfinished)
+
+    @property
     def is_damaged(self) -> bool:
         """Whether anything of it could not be read."""
         return self.manifest.status == "damaged" or bool(self.damaged)

@@ -1,29 +1,43 @@
 """The writer of one process: takes rows from hooks and sampler, and puts them on disk from its own thread.
 
-`append` is all that the training pays for: one append to a deque. A daemon thread drains it, writes one part
-per table every `FLUSH_INTERVAL_S`, and beats the manifest's heart. What was flushed survives kill -9.
+`append` is all that the training pays for: one append to a deque. A daemon thread drains it into the journal, twice a
+second, so that what a kill -9 loses stays below one; syncs the journal every ten seconds, which is what a power cut
+loses; and makes parts of the journal's rows every minute.
 
-The seam for a journal: whatever has `append` and `close` can stand here (`RowSink`).
+A disk that is full, read-only or gone costs the training nothing: rows wait in memory (`WaitingRows`), and are tried
+again every half minute. A disk that hangs holds this thread only, and the end of the training for `END_WAIT_S`.
 """
 
 from __future__ import annotations
 
-import itertools
 import threading
-from collections import deque
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, final
 
-from profiler.records import SCHEMAS, Row, TableName, table_of
-from profiler.store.parts import fits, part_name, write_part
+import pyarrow as pa
 
-FLUSH_INTERVAL_S = 15.0
+from profiler.records import SCHEMAS, Row, TableName
+from profiler.store.columns import batch_of, fits
+from profiler.store.folder import NO_SPACE
+from profiler.store.merge import Merger
+from profiler.store.parts import part_name, write_batches
+from profiler.store.waiting import WaitingRows
+from profiler.store.wal import Journal, journal_name
+
 GATHER_INTERVAL_S = 0.1
 """Often enough that each turn takes the interpreter for a fraction of a millisecond only."""
-
-MAX_PENDING_ROWS = 200_000
-"""About 100 MB of rows: past that the oldest are dropped (the disk has been gone for hours) and counted."""
+FRAME_INTERVAL_S = 0.5
+"""Half of what a kill may lose: the other half is for a machine that is busy."""
+SYNC_INTERVAL_S = 9.0
+BEAT_INTERVAL_S = 15.0
+PART_INTERVAL_S = 60.0
+PART_BYTES = 10 * 2**20
+RETRY_INTERVAL_S = 30.0
+END_WAIT_S = 10.0
+"""So long the end of a training waits for a disk that hangs: SLURM kills what takes 30 s."""
+MAX_BATCH_ROWS = 20_000
 
 
 class RowSink(Protocol):
@@ -38,113 +52,205 @@ class RowSink(Protocol):
         ...
 
 
-class PartWriter:
-    """Writes the parts of one process's folder.
+@final
+class JournalWriter:
+    """Writes the journal and the parts of one process's folder.
 
     Args:
-        folder: The process's own folder, made on the first flush.
+        folder: The process's own folder.
+        prepare: Makes the folder; called before the first row is written, and again after an error.
         gather: Called ten times a second on the writer's thread: makes and appends rows that were only noted so far.
-        on_flush: Called after each flush on the writer's thread (the manifest's heartbeat).
+        on_beat: Called every `BEAT_INTERVAL_S` and at the end on the writer's thread: the manifest's heartbeat.
         on_error: Called with an error of the file system, once each time it starts; rows are kept and retried.
+        on_recovered: Called when rows can be written again, with the number of readings that were left out meanwhile.
         on_lost: Called at the end with the number of rows that could not be stored.
-        interval_s: Seconds between flushes.
-        max_pending: Rows that are kept in memory, for each table.
-
-    Attributes:
-        dropped: Rows that were lost because more than that waited for the disk, or because they fit no table.
+        guarded: Runs what the thread does, and survives it.
+        clock: Monotonic seconds.
     """
 
     def __init__(
         self,
         folder: Path,
         *,
+        prepare: Callable[[], None] = lambda: None,
         gather: Callable[[], None] = lambda: None,
-        on_flush: Callable[[], None] = lambda: None,
+        on_beat: Callable[[], None] = lambda: None,
         on_error: Callable[[OSError], None] = lambda _: None,
+        on_recovered: Callable[[int], None] = lambda _: None,
         on_lost: Callable[[int], None] = lambda _: None,
-        interval_s: float = FLUSH_INTERVAL_S,
-        max_pending: int = MAX_PENDING_ROWS,
+        guarded: Callable[[Callable[[], None]], object] = lambda work: work(),
+        waiting: WaitingRows | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.dropped = 0
-        self._max_pending = max_pending
         self._folder = folder
-        self._gather = gather
-        self._on_flush = on_flush
-        self._on_error = on_error
-        self._on_lost = on_lost
-        self._interval_s = interval_s
-        self._rows: deque[Row] = deque(maxlen=max_pending)
-        self._unwritten: dict[TableName, list[Row]] = {table: [] for table in SCHEMAS}
-        self._parts: dict[TableName, int] = dict.fromkeys(SCHEMAS, 0)
-        self._failing = False
+        self._prepare, self._gather, self._on_beat = prepare, gather, on_beat
+        self._on_error, self._on_recovered, self._on_lost = on_error, on_recovered, on_lost
+        self._waiting = waiting or WaitingRows()
+        self._misfits = 0
+        self._prepared = False
+        self._journal: Journal | None = None
+        self._generation = 0
+        self._rows: dict[TableName, list[pa.RecordBatch]] = {table: [] for table in SCHEMAS}
+        self._unjournaled = 0  # of these rows, how many are nowhere but in memory
+        self._merger = Merger(folder)
+        self._frame = _Timer(FRAME_INTERVAL_S, clock)
+        self._sync = _Timer(SYNC_INTERVAL_S, clock, first_s=SYNC_INTERVAL_S)
+        self._part = _Timer(PART_INTERVAL_S, clock, first_s=PART_INTERVAL_S)
+        self._beat = _Timer(BEAT_INTERVAL_S, clock)
+        self._retry = _Timer(RETRY_INTERVAL_S, clock)
+        self._thinned_before: int | None = None  # known while the disk fails
         self._stop = threading.Event()
         self._flushing = threading.Lock()
-        self._thread = threading.Thread(target=self._run, name="joulescale-writer", daemon=True)
+        self._thread = threading.Thread(
+            target=guarded, args=(self._run,), name="joulescale-writer", daemon=True
+        )
+
+    @property
+    def dropped(self) -> int:
+        """Rows that were lost because too many waited for the disk, or because they fit no table."""
+        return self._waiting.dropped + self._misfits
+
+    def open(self) -> None:
+        """Prepare now, on the caller's thread; a disk that is full is tried again later.
+
+        Raises:
+            OSError: Any other refusal.
+        """
+        try:
+            self._prepare()
+            self._prepared = True
+        except OSError as error:
+            if error.errno not in NO_SPACE:
+                raise
+            self._fail(error)
 
     def start(self) -> None:
-        """Start flushing in the background."""
+        """Start writing in the background."""
         self._thread.start()
 
     def append(self, row: Row) -> None:
         """Take a row; returns at once, from any thread."""
-        if len(self._rows) == self._max_pending:  # the thread is stuck in the file system
-            self.dropped += 1
-        self._rows.append(row)
+        self._waiting.append(row)
 
     def close(self) -> None:
-        """Stop the thread and flush what is left."""
+        """Store what is left and make whole parts of it; a disk that hangs is left behind after `END_WAIT_S`."""
         self._stop.set()
-        if self._thread.is_alive():
-            self._thread.join(timeout=10.0)
-        if not self._thread.is_alive():  # else it is stuck in the file system, and so should we be
-            self.flush()
-        lost = sum(map(len, self._unwritten.values())) + len(self._rows)
+        if self._thread.ident is None:
+            self.flush(last=True)
+        else:
+            self._thread.join(timeout=END_WAIT_S)
+        lost = len(self._waiting) + self._unjournaled
         if lost:
             self._on_lost(lost)
 
-    def flush(self) -> None:
-        """Write every row taken so far, one part a table; on an error keep them for the next time."""
+    def flush(self, *, last: bool = False) -> None:
+        """Bring every row taken so far to the disk; if it refuses, keep them for the next time."""
         with self._flushing:
-            self._sort_pending()
+            if self._failing and not last and not self._retry.is_due():
+                return
             try:
-                for table, rows in self._unwritten.items():
-                    self._write(table, rows)
-                self._on_flush()
-                self._failing = False
+                self._store(last)
             except OSError as error:
-                if not self._failing:
-                    self._on_error(error)
-                self._failing = True
+                self._fail(error)
 
     def _run(self) -> None:
-        turns = max(round(self._interval_s / GATHER_INTERVAL_S), 1)
-        for turn in itertools.count(1):
-            if self._stop.wait(self._interval_s / turns):
-                return
+        while not self._stop.wait(GATHER_INTERVAL_S):
             self._gather()
-            if turn % turns == 0:
+            if self._frame.is_due():
                 self.flush()
+        self.flush(last=True)
 
-    def _sort_pending(self) -> None:
-        while self._rows:
-            row = self._rows.popleft()
-            self._unwritten[table_of(row)].append(row)
-        for rows in self._unwritten.values():
-            too_many = max(len(rows) - self._max_pending, 0)
-            self.dropped += too_many
-            del rows[:too_many]
+    @property
+    def _failing(self) -> bool:
+        return self._thinned_before is not None
 
-    def _write(self, table: TableName, rows: list[Row]) -> None:
-        if not rows:
+    def _fail(self, error: OSError) -> None:
+        if not self._failing:
+            self._thinned_before = self._waiting.thinned
+            self._on_error(error)
+        self._prepared = False  # somebody may have deleted the folder
+        self._retry.restart()
+
+    def _store(self, last: bool) -> None:
+        if not self._prepared:
+            self._prepare()
+            self._prepared = True
+        if self._failing:
+            self._write_parts()
+            self._recover()
+        self._write_frame()
+        if last or self._part.is_due() or self._is_large():
+            self._write_parts()
+        elif self._journal and self._sync.is_due():
+            self._journal.sync()
+        if last:
+            self._merger.finish()
+        if last or self._beat.is_due():
+            self._on_beat()
+
+    def _recover(self) -> None:
+        assert self._thinned_before is not None
+        thinned, self._thinned_before = self._waiting.thinned - self._thinned_before, None
+        self._on_recovered(thinned)
+
+    def _write_frame(self) -> None:
+        batches = [
+            (table, batch)
+            for table, rows in self._waiting.take().items()
+            for batch in self._batches(table, rows)
+        ]
+        if not batches:
             return
-        self._folder.mkdir(parents=True, exist_ok=True)
-        try:
-            write_part(self._folder / part_name(table, self._parts[table]), table, rows)
-        except ValueError:  # a value that fits no column: only its own row is lost
-            kept = [row for row in rows if fits(table, row)]
-            self.dropped += len(rows) - len(kept)
-            rows[:] = kept if len(kept) < len(rows) else []
-            self._write(table, rows)
-            return
-        self._parts[table] += 1
-        rows.clear()
+        for table, batch in batches:
+            self._rows[table].append(batch)
+            self._unjournaled += len(batch)
+        if self._journal is None:
+            self._journal = Journal(self._folder / journal_name(self._generation))
+        self._journal.append(batches)
+        self._unjournaled = 0
+
+    def _batches(self, table: TableName, rows: list[Row]) -> Iterator[pa.RecordBatch]:
+        for start in range(0, len(rows), MAX_BATCH_ROWS):
+            some = rows[start : start + MAX_BATCH_ROWS]
+            try:
+                yield batch_of(table, some)
+            except ValueError:  # a value that fits no column: only its own row is lost
+                fitting = [row for row in some if fits(table, row)]
+                self._misfits += len(some) - len(fitting)
+                if fitting:
+                    yield batch_of(table, fitting)
+
+    def _write_parts(self) -> None:
+        """Make parts of the rows of this generation; the journal goes when all are whole."""
+        for table, batches in self._rows.items():
+            if batches:
+                write_batches(self._folder / part_name(table, self._generation), table, batches)
+                rows = sum(map(len, batches))
+                batches.clear()
+                self._merger.add(table, self._generation, rows)
+        self._unjournaled = 0
+        if self._journal is not None:
+            self._journal.remove()
+            self._journal = None
+        self._generation += 1
+
+    def _is_large(self) -> bool:
+        return self._journal is not None and self._journal.size > PART_BYTES
+
+
+@final
+class _Timer:
+    """Is due once in every interval."""
+
+    def __init__(self, interval_s: float, clock: Callable[[], float], *, first_s: float = 0.0) -> None:
+        self._interval_s, self._clock, self._next_s = interval_s, clock, clock() + first_s
+
+    def is_due(self) -> bool:
+        now_s = self._clock()
+        if now_s < self._next_s:
+            return False
+        self._next_s = now_s + self._interval_s
+        return True
+
+    def restart(self) -> None:
+        self._next_s = self._clock() + self._interval_s

@@ -1,8 +1,9 @@
 """Makes the golden run beside this file, and what its metrics are: `python tests/golden/golden_run.py [--expected]`.
 
-The run is recorded by script, with a fake clock and no machine's names, so making it again changes nothing but what the
-Parquet library says of itself. `--expected` writes only show.json and points.json from the run that is committed:
-do that when a number is meant to change, and say so in docs/decisions.md.
+The run is recorded by script, with a fake clock and no machine's names, and written by the newest schema's writer. A
+new schema gets a folder of its own, once; those of older ones stay as their own versions wrote them. `--expected`
+writes only show.json and points.json from the run that is committed: do that when a number is meant to change, and say
+so in docs/decisions.md.
 """
 
 from __future__ import annotations
@@ -22,16 +23,18 @@ from profiler.measure.sensors.scripted import ScriptedEnergy
 from profiler.metrics.carbon import CarbonFactors
 from profiler.metrics.points import scale_points
 from profiler.metrics.summary import summarize
-from profiler.records import Phase, Reading, Row, Step, TableName, table_of
+from profiler.records import SCHEMA_VERSION, Phase, Reading, Row, Step
 from profiler.store.folder import writable_runs_dir
 from profiler.store.manifest import Manifest, ProcessFile, write_json
-from profiler.store.parts import part_name, write_part
 from profiler.store.runs import open_run
+from profiler.store.writer import JournalWriter
 
 __all__ = ["RUN_ID", "STORED", "Golden", "Reading", "Step", "metrics", "open_run"]
 
 HERE = Path(__file__).parent
-STORED = HERE / "stored"
+STORED = HERE / "schema-1"
+"""Whose metrics are compared. Each `schema-N` is the same run, as the version with that schema wrote it."""
+NEWEST = HERE / f"schema-{SCHEMA_VERSION}"
 RUN_ID = "20260102-030405-lm-0001"
 FACTORS = CarbonFactors(intensity_g_per_kwh=56.0, pue=1.1)
 PHASES: tuple[tuple[Phase, float, float], ...] = (
@@ -100,20 +103,20 @@ class Golden:
 
 
 def make_run() -> None:
-    """Write the run's folder anew."""
-    shutil.rmtree(STORED, ignore_errors=True)
+    """Write the run's folder anew, as a killed process leaves it: the first half in parts, the second in a journal."""
+    shutil.rmtree(NEWEST, ignore_errors=True)
     golden = Golden()
     rows = golden.train()
-    run = writable_runs_dir(STORED) / RUN_ID
+    run = writable_runs_dir(NEWEST) / RUN_ID
     folder = run / "attempt-1" / "node-a-0-4242"
     folder.mkdir(parents=True)
-    tables: dict[TableName, list[Row]] = {"steps": [], "readings": [], "marks": []}
-    for row in rows:
-        tables[table_of(row)].append(row)
-    for table, of_table in tables.items():
-        half = len(of_table) // 2
-        write_part(folder / part_name(table, 0), table, of_table[:half])
-        write_part(folder / part_name(table, 1), table, of_table[half:])
+    writer = JournalWriter(folder)
+    half = len(rows) // 2
+    for number, row in enumerate(rows):
+        writer.append(row)
+        if number == half:
+            writer.flush(last=True)
+    writer.flush()
     meters = (asdict(golden.gpu.meter), asdict(golden.cpu.meter))
     clock = {"wall_unix_s": 1767323045.0, "monotonic_s": 0.0}
     place = {"rank": 0, "local_rank": 0, "world_size": 1}
