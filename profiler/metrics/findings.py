@@ -27,7 +27,7 @@ SPINNING = 1.5
 THROTTLED = 0.10
 """Share of readings with clocks held back that costs a few percent of the speed."""
 
-_TITLES: Mapping[str, str] = {
+TITLES: Mapping[str, str] = {
     "data": "waiting for data",
     "forward": "the forward pass",
     "backward": "the backward pass",
@@ -38,6 +38,7 @@ _TITLES: Mapping[str, str] = {
     "outside steps": "work outside of steps",
     "training steps": "training steps",
 }
+"""Phases as they are called in a sentence."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,8 +46,8 @@ class Finding:
     """One thing that the numbers say.
 
     Attributes:
-        finding: Its name: where, data_bound, launch_bound, small_batch, throttled, power_capped, spinning, idle_draw,
-            validation, checkpoint, outside, memory_bound or precision.
+        finding: Its name: where, data_bound, launch_bound, small_batch, throttled, power_capped, spinning, straggler,
+            idle_draw, validation, checkpoint, outside, memory_bound or precision.
         share: Share of the time or energy that is at stake, at most; findings are ordered by it.
         says: What was seen, with its numbers.
         first_try: What to try first; None where there is nothing to mend.
@@ -96,7 +97,7 @@ def _where(case: Case) -> Finding | None:
         return None
     longest = phases[0]
     share = longest["duration_s"] / whole_s
-    says = f"{share:.0%} of the time went into {_TITLES.get(longest['phase'], longest['phase'])}"
+    says = f"{share:.0%} of the time went into {TITLES.get(longest['phase'], longest['phase'])}"
     numbers = {"time_share": share}
     priced = [
         p for p in phases if p["source"] == "measured"
@@ -105,7 +106,7 @@ def _where(case: Case) -> Finding | None:
     if priced and whole_j:
         dearest = max(priced, key=lambda p: float(p["energy_j"]))
         numbers["energy_share"] = dearest["energy_j"] / whole_j
-        name = "the same" if dearest is longest else _TITLES.get(dearest["phase"], dearest["phase"])
+        name = "the same" if dearest is longest else TITLES.get(dearest["phase"], dearest["phase"])
         says += f", {numbers['energy_share']:.0%} of the joules into {name}"
     return Finding(finding="where", share=share, says=says + ".", numbers=numbers)
 
@@ -225,7 +226,7 @@ def _heavy_phase(finding: str, phase: str, first_try: str) -> Callable[[Case], F
         return Finding(
             finding=finding,
             share=share,
-            says=f"{share:.0%} of the time went into {_TITLES[phase]} ({seconds:.3g} s of {whole_s:.3g} s"
+            says=f"{share:.0%} of the time went into {TITLES[phase]} ({seconds:.3g} s of {whole_s:.3g} s"
             f"{case.cost(phase)}).",
             first_try=first_try,
             numbers={"time_share": share},

@@ -46,6 +46,8 @@ def status_text(summary: Mapping[str, Any]) -> str:
         text += f": {notes.get('ended', INTERRUPTED)}"
     elif text == "damaged":
         text += f": {NO_MANIFEST}"
+    if summary["partial"]:
+        text += f", partial: {summary['partial']['why']}"
     return f"{text}, damaged" if "damaged file 1" in notes and summary["status"] != "damaged" else text
 
 
