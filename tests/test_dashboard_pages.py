@@ -373,7 +373,10 @@ def test_a_measured_run_shows_its_devices_compute_and_footprint(monkeypatch, own
 
 
 def test_flags_of_a_device_stand_beneath_its_table():
-    parts = [{"name": "H200", "device": "GPU-a-1111"}, {"name": "H200", "device": "GPU-b-2222"}]
+    parts = [
+        {"name": "H200", "device": "GPU-a-1111", "host": "a"},
+        {"name": "H200", "device": "GPU-b-2222", "host": "a"},
+    ]
     assert device_names(parts) == ["H200 …a-1111", "H200 …b-2222"]
     notes = {"energy.components GPU-a-1111 shared": "two others", "energy.components GPU-a-11119": "no"}
     assert flags(parts[0], notes) == ["two others"]
