@@ -63,7 +63,7 @@ def _one_sentence(by_rank: Mapping[int, str]) -> str:
     if len(sentences) == 1:
         return sentences[0]
     whose = {s: named(rank for rank, said in by_rank.items() if said == s) for s in sentences}
-    return "; ".join(f"{whose[sentence]}: {sentence}" for sentence in sentences)
+    return "; ".join(f"{whose[sentence]}: {sentence.rstrip('.')}" for sentence in sentences)
 
 
 def rank_rows(run: StoredRun) -> list[dict[str, Any]]:
