@@ -141,21 +141,29 @@ def by_elastic(
     return [_start(nodes[0], [*words, str(SCRIPTS / "ranks_session.py"), told])]
 
 
-def by_srun(
-    job: Job, nodes: Sequence[MadeNode], folder: Path, opened: ExitStack
-) -> list[subprocess.Popen[str]]:
+def by_srun(script: str, **more: Any) -> Launch:
     """A real SLURM of one node."""
-    slurm = opened.enter_context(OneNodeSlurm(folder))
-    told = _tell(job, nodes[0], 0, folder)
-    words = [
-        "srun",
-        f"-n{job.ranks}",
-        "--kill-on-bad-exit=0",
-        sys.executable,
-        str(SCRIPTS / "ranks_fit.py"),
-        told,
-    ]
-    return [_start(nodes[0], words, SLURM_CONF=slurm.env["SLURM_CONF"], MASTER_ADDR="127.0.0.1")]
+
+    def launch(
+        job: Job, nodes: Sequence[MadeNode], folder: Path, opened: ExitStack
+    ) -> list[subprocess.Popen[str]]:
+        slurm = opened.enter_context(OneNodeSlurm(folder))
+        told = _tell(job, nodes[0], 0, folder, **more)
+        words = [
+            "srun",
+            f"-n{job.ranks}",
+            "--kill-on-bad-exit=0",
+            sys.executable,
+            str(SCRIPTS / script),
+            told,
+        ]
+        return [_start(nodes[0], words, SLURM_CONF=slurm.env["SLURM_CONF"], MASTER_ADDR="127.0.0.1")]
+
+    return launch
+
+
+srun_sessions = by_srun("ranks_session.py", seconds=1.5, name=None)
+srun_fit = by_srun("ranks_fit.py")
 
 
 def _free_port() -> int:
@@ -301,9 +309,9 @@ def _trial(launch: Launch, **job: Any) -> Callable[[Path], tuple[dict[str, Any],
 
 
 ONE_NODE: tuple[Trial, ...] = (
-    ("4 sessions, one killed", _trial(by_hand, ranks=4, killed=2)),
-    ("srun, 2 ranks", _trial(by_srun, ranks=2)),
-    ("srun, one killed", _trial(by_srun, ranks=2, killed=1)),
+    ("srun, 2 sessions, one killed", _trial(srun_sessions, ranks=2, killed=1)),
+    ("srun, 2 ranks", _trial(srun_fit, ranks=2)),
+    ("srun, one killed", _trial(srun_fit, ranks=2, killed=1)),
     ("torchrun, 2 ranks", _trial(by_torchrun, ranks=2)),
     ("torchrun, one killed", _trial(by_torchrun, ranks=2, killed=1)),
     ("Lightning, 4 ranks, one slow", lambda f: _check_straggler(f, Job(ranks=4, told={"slow_rank": 2}))),
