@@ -14,12 +14,12 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-PROGRAMS = ("slurmctld", "slurmd", "munged", "srun", "sinfo")
+PROGRAMS = ("slurmctld", "slurmd", "munged", "srun", "sinfo", "setpriv")
 START_S = 30.0
 
 _CONF = """
@@ -129,7 +129,7 @@ class OneNodeSlurm:
     def _daemon(self, *command: str) -> None:
         with (self._folder / f"{command[0]}.out.log").open("wb") as out:
             self._started.append(
-                subprocess.Popen(command, env=self.env, stdout=out, stderr=subprocess.STDOUT)
+                subprocess.Popen(_with_us(command), env=self.env, stdout=out, stderr=subprocess.STDOUT)
             )
 
     def _is_idle(self) -> bool:
@@ -145,6 +145,11 @@ class OneNodeSlurm:
                 said = "\n".join(log.read_text()[-1000:] for log in sorted(self._folder.glob("*.log")))
                 raise RuntimeError(f"{what} did not come up within {START_S:g} s:\n{said}")
             time.sleep(0.1)
+
+
+def _with_us(command: Sequence[str]) -> list[str]:
+    """The command, ended by the kernel if this process is killed."""
+    return ["setpriv", "--pdeathsig", "TERM", *command]
 
 
 _MUNGE_FILES = {
