@@ -151,7 +151,8 @@ def by_srun(script: str, **more: Any) -> Launch:
         told = _tell(job, nodes[0], 0, folder, **more)
         words = [
             "srun",
-            f"-n{job.ranks}",
+            "--nodes=1",
+            f"--ntasks-per-node={job.ranks}",
             "--kill-on-bad-exit=0",
             sys.executable,
             str(SCRIPTS / script),

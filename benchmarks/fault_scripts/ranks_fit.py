@@ -63,17 +63,23 @@ class Small(L.LightningModule):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-class Fit(L.Callback):
-    """Notes the seconds between which the sensors count."""
+class Start(L.Callback):
+    """Notes when the monitor has opened its record: listed after it."""
 
     def on_fit_start(self, *_: Any) -> None:
-        """After the monitor's."""
+        """The sensors count from about here."""
         self.start_s = time.monotonic()
 
+
+class End(L.Callback):
+    """Notes when the monitor is about to close its record: listed before it."""
+
+    def __init__(self, start: Start) -> None:
+        self.start = start
+
     def on_fit_end(self, trainer: L.Trainer, *_: Any) -> None:
-        """After the monitor's."""
-        self.end_s = time.monotonic()
-        said = {"rank": trainer.global_rank, "start_s": self.start_s, "end_s": self.end_s}
+        """The sensors count until about here."""
+        said = {"rank": trainer.global_rank, "start_s": self.start.start_s, "end_s": time.monotonic()}
         print(json.dumps(said), flush=True)
 
 
@@ -93,6 +99,7 @@ def main() -> None:
     torch.set_num_threads(1)
     bridge.open_probes = partial(open_probes, rapl_root=Path(TOLD["rapl"]))  # type: ignore[attr-defined]
     gpus = TOLD["gpus"][int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0")))]
+    start = Start()
     monitor = EfficiencyMonitor(TOLD["runs_dir"], gpus=gpus, name=TOLD.get("name"))
     data = TensorDataset(
         torch.randn(BATCH * TOLD["steps"] * TOLD.get("shares", TOLD["devices"] * TOLD["nodes"]), 8)
@@ -107,7 +114,7 @@ def main() -> None:
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        callbacks=[monitor, Fit()],
+        callbacks=[End(start), monitor, start],
     ).fit(Small(), DataLoader(data, BATCH))
 
 

@@ -166,7 +166,12 @@ def clock_shift(origin: StoredProcess, process: StoredProcess) -> float:
     ours, theirs = origin.facts, process.facts
     if ours.boot_id is not None and ours.boot_id == theirs.boot_id:
         return ours.clock["monotonic_s"] - theirs.clock["monotonic_s"]
-    ends = [p.steps.select("step", end_s=pl.col("start_s") + pl.col("duration_s")) for p in (origin, process)]
+    ends = [
+        p.columns("steps", "step", "start_s", "duration_s").select(
+            "step", end_s=pl.col("start_s") + pl.col("duration_s")
+        )
+        for p in (origin, process)
+    ]
     between = ends[0].join(ends[1], on="step").select(pl.col("end_s_right") - pl.col("end_s"))
     shift = between["end_s_right"].median()
     if isinstance(shift, float):

@@ -22,12 +22,10 @@ from profiler.store.run import StoredRun
 WARM_UP_STEPS = 3
 """Left out, as in the verdict: loader workers start, and FLOPs are counted."""
 
-MOSTLY = 0.5
-"""One rank is the straggler if it is the slowest in more than this share of the steps."""
+MOSTLY = 2.0 / 3.0
+"""One rank is the straggler if it is the slowest in more than this share of the steps: of two, one always is in half."""
 
-NO_STRAGGLER = (
-    "no rank was the slowest in most steps, or there is only one, or the phases of its steps were not timed"
-)
+NO_STRAGGLER = "no rank was the slowest in two thirds of the steps, or there is only one, or the phases of its steps were not timed"
 
 _SYNCHRONISING: Mapping[str, tuple[StepPhase, ...]] = {"DDPStrategy": ("backward",)}
 """By strategy; all others may gather parameters in forward, too."""
@@ -44,9 +42,13 @@ def one_per_batch(processes: Sequence[StoredProcess]) -> list[StoredProcess]:
     for process in processes:
         facts = process.facts
         share = (facts.attempt, facts.rank if facts.replica is None else facts.replica)
-        if share not in best or len(process.steps) > len(best[share].steps):
+        if share not in best or _num_steps(process) > _num_steps(best[share]):
             best[share] = process
     return [process for process in processes if any(process is chosen for chosen in best.values())]
+
+
+def _num_steps(process: StoredProcess) -> int:
+    return len(process.columns("steps", "step"))
 
 
 def merged_notes(processes: Sequence[StoredProcess]) -> dict[str, str]:
@@ -66,30 +68,30 @@ def _one_sentence(by_rank: Mapping[int, str]) -> str:
     return "; ".join(f"{whose[sentence]}: {sentence.rstrip('.')}" for sentence in sentences)
 
 
-def rank_rows(run: StoredRun) -> list[dict[str, Any]]:
-    """One row for each rank that recorded the newest attempt.
+def beside_each_other(run: StoredRun) -> dict[str, Any]:
+    """The `ranks` and the `straggler` of a summary: a row for each rank that recorded the newest attempt.
 
     `wait_s` is what it waited for slower ranks in a step, at least and on the mean over the steps that all ranks have,
     `wait_share` its share of step time, `slowest_in` the share of these steps in which all others waited for it. They
-    are None where phases were not timed.
+    are None where phases were not timed. The straggler is the rank that the others wait for in most steps, by how much
+    and in which phase it is behind; None if there is none.
     """
-    newest = _newest(run)
+    attempts = [p.facts.attempt for p in run.processes]
+    newest = [p for p in run.processes if p.facts.attempt == max(attempts)]
     waits = _waits(newest)
-    return [_row(process, run, waits) for process in newest]
+    return {
+        "ranks": [_row(process, run, waits) for process in newest],
+        "straggler": None if waits is None else _straggler(newest, waits),
+    }
 
 
-def straggler(run: StoredRun) -> dict[str, Any] | None:
-    """The rank that the others wait for in most steps, by how much and since which phase is longer; None if none is."""
-    newest = _newest(run)
-    waits = _waits(newest)
-    if waits is None:
-        return None
+def _straggler(processes: Sequence[StoredProcess], waits: pl.DataFrame) -> dict[str, Any] | None:
     slowest = waits.group_by("rank").agg(pl.col("is_slowest").mean()).sort("is_slowest", "rank")
     rank, share = slowest.row(-1)
     if share <= MOSTLY:
         return None
     others = _told(waits.filter(pl.col("rank") != rank))
-    process = next(p for p in newest if p.facts.rank == rank)
+    process = next(p for p in processes if p.facts.rank == rank)
     phase, own_s, others_s = _longest_beside(waits, rank)
     return {
         "rank": rank,
@@ -103,13 +105,8 @@ def straggler(run: StoredRun) -> dict[str, Any] | None:
     }
 
 
-def _newest(run: StoredRun) -> list[StoredProcess]:
-    attempts = [p.facts.attempt for p in run.processes]
-    return [p for p in run.processes if p.facts.attempt == max(attempts)]
-
-
 def _row(process: StoredProcess, run: StoredRun, waits: pl.DataFrame | None) -> dict[str, Any]:
-    facts, steps_s = process.facts, process.steps["duration_s"]
+    facts, steps_s = process.facts, process.columns("steps", "duration_s")["duration_s"]
     own = None if waits is None else waits.filter(pl.col("rank") == facts.rank)
     return {
         "rank": facts.rank,
@@ -137,7 +134,7 @@ def _told(waits: pl.DataFrame | None) -> dict[str, float | None]:
 
 def _waits(processes: Sequence[StoredProcess]) -> pl.DataFrame | None:
     """What each rank waited in each step that all of them have timed; None if that cannot be known."""
-    stepped = [process for process in processes if len(process.steps)]
+    stepped = [process for process in processes if _num_steps(process)]
     if len(stepped) < 2:
         return None
     frame = pl.concat([_timed(process) for process in stepped])
@@ -156,7 +153,8 @@ def _timed(process: StoredProcess) -> pl.DataFrame:
     synchronising = _SYNCHRONISING.get(process.facts.strategy or "", _SHARDED)
     own = [phase for phase in STEP_PHASES if phase not in synchronising]
     return (
-        process.steps.sort("step")
+        process.columns("steps", "step", "duration_s", *(f"{phase}_s" for phase in STEP_PHASES))
+        .sort("step")
         .slice(WARM_UP_STEPS)
         .select(
             pl.lit(process.facts.rank, pl.Int64).alias("rank"),

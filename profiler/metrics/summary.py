@@ -15,7 +15,7 @@ from profiler.metrics.carbon import Use, carbon, run_factors
 from profiler.metrics.components import energy_summary
 from profiler.metrics.devices import device_curves, fit_windows
 from profiler.metrics.efficiency import efficiency, step_totals, throughput
-from profiler.metrics.ranks import merged_notes, rank_rows, straggler
+from profiler.metrics.ranks import beside_each_other, merged_notes
 from profiler.metrics.reasons import explain
 from profiler.metrics.roofline import measured_traffic
 from profiler.metrics.second_opinion import second_opinions
@@ -80,8 +80,7 @@ def summarize(
         "phases": [asdict(share) for share in phase_shares(processes, curves)]
         if by_phase and not run.incomplete & {"steps", "marks"}
         else [],
-        "ranks": rank_rows(run) if steps_known else [],
-        "straggler": straggler(run) if steps_known else None,
+        **(beside_each_other(run) if steps_known else {"ranks": [], "straggler": None}),
         "throughput": throughput(totals),
         "efficiency": efficient,
         "memory": _memory(processes if steps_known else ()),
