@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from pathlib import Path
 
@@ -70,10 +71,24 @@ def test_ranks_that_may_still_come_are_waited_for(tmp_path: Path):
     assert open_run(tmp_path, "made").partial is None
 
 
-def test_where_all_are_gone_the_run_is_lost_and_not_partial(tmp_path: Path):
-    run = made_run(tmp_path, status="running")
-    for rank in range(4):
-        made_process(run, rank, **DEAD)
+def test_where_all_are_gone_the_run_is_lost_and_when_each_host_was_last_seen_is_said(tmp_path: Path):
+    run = made_run(tmp_path, status="running", world_size=12)
+    for rank in range(12):
+        far = {"host": f"node-{rank // 2}", "boot_id": f"boot-{rank // 2}"}
+        made_process(run, rank, world_size=12, **DEAD, **far, heartbeat=ago(600 - 60 * (rank % 2)))
+    stored = open_run(tmp_path, "made")
+    assert stored.partial
+    assert stored.partial.ranks_missing == tuple(range(12))
+    assert re.match(
+        r"ranks 0-1 on node-0 ended without saying so, last signs of life \S+ \S+ UTC to \S+ \S+ UTC; ranks 2-3 on",
+        stored.partial.why,
+    )
+    assert stored.partial.why.endswith("; likewise ranks on 2 more hosts")
+
+
+def test_one_process_that_is_gone_is_lost_and_nothing_is_partial(tmp_path: Path):
+    run = made_run(tmp_path, status="running", world_size=1)
+    made_process(run, 0, world_size=1, **DEAD)
     stored = open_run(tmp_path, "made")
     assert stored.status == "lost"
     assert stored.partial is None

@@ -20,6 +20,7 @@ from one_node_slurm import PROGRAMS, OneNodeSlurm
 from fault_rows.made_nodes import ROOT, MadeNode
 from fault_rows.row import Fault, Outcome
 from profiler.metrics.summary import summarize
+from profiler.store.ranks import named
 from profiler.store.runs import scan_runs
 
 SCRIPTS = ROOT / "benchmarks" / "fault_scripts"
@@ -262,7 +263,10 @@ def _check_partial(job: Job, summary: Mapping[str, Any]) -> list[str]:
     if states.get(job.killed) != "lost":
         return [f"rank {job.killed} was not killed: {states}"]
     partial = summary["partial"] or {}
-    if partial.get("ranks_missing") != [job.killed] or f"rank {job.killed} on" not in partial["why"]:
+    lost = sorted(
+        rank for rank, state in states.items() if state == "lost"
+    )  # a launcher may kill the others, too
+    if partial.get("ranks_missing") != lost or f"{named(lost)} on" not in partial["why"]:
         return [f"partial is {partial}, states are {states}"]
     return []
 

@@ -23,9 +23,11 @@ WARM_UP_STEPS = 3
 """Left out, as in the verdict: loader workers start, and FLOPs are counted."""
 
 MOSTLY = 2.0 / 3.0
-"""One rank is the straggler if it is the slowest in more than this share of the steps: of two, one always is in half."""
+"""One rank is the straggler if it is the slowest in more than this share of the steps: of two one is in half."""
 
-NO_STRAGGLER = "no rank was the slowest in two thirds of the steps, or there is only one, or the phases of its steps were not timed"
+NO_STRAGGLER = (
+    "no rank was the slowest in two thirds of the steps, there is only one, or phases were not timed"
+)
 
 _SYNCHRONISING: Mapping[str, tuple[StepPhase, ...]] = {"DDPStrategy": ("backward",)}
 """By strategy; all others may gather parameters in forward, too."""

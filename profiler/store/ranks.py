@@ -10,7 +10,7 @@ import os
 import socket
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from profiler.store.lease import is_held
 from profiler.store.manifest import Manifest
@@ -19,6 +19,9 @@ from profiler.store.process import StoredProcess
 
 LOST_AFTER_S = 120.0
 """One that says "running" and whose heart has not beaten for so long is lost (it beats every 15 s)."""
+
+MOST_CLAUSES = 4
+"""Hosts that a sentence names; the others are counted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,57 +61,58 @@ def is_alive(process: StoredProcess, heartbeat: str) -> bool:
 
 
 def partial_of(processes: Sequence[StoredProcess], manifest: Manifest) -> Partial | None:
-    """What is missing of a run of several ranks; None if nothing is, or all of the newest attempt is lost.
+    """What is missing of a run of several ranks; None if nothing is.
 
-    A rank is missing if it died in the newest attempt while others said how they ended, or if it left no record in any
+    A rank is missing if it is gone from the newest attempt without having said so, or if it left no record in any
     attempt. One that died in an older attempt is not: what it did until then was recorded, and the run went on.
     """
-    attempts = sorted({p.facts.attempt for p in processes})
-    missing: dict[int, str] = {}
-    world_size = 1
-    for attempt in attempts:
-        own = [p for p in processes if p.facts.attempt == attempt]
-        world_size = max(p.facts.world_size for p in own)
-        missing |= _absent(own, world_size, manifest)
-    if attempts:
-        missing |= _dead(own, manifest)
-    if not missing:
+    by_attempt: dict[int, list[StoredProcess]] = {}
+    for process in processes:
+        by_attempt.setdefault(process.facts.attempt, []).append(process)
+    absent = {rank for of_attempt in by_attempt.values() for rank in _absent(of_attempt, manifest)}
+    newest = by_attempt[max(by_attempt)] if by_attempt else []
+    world_size = max((p.facts.world_size for p in newest), default=1)
+    dead = [p for p in newest if world_size > 1 and state_of(p, manifest) == "lost"]
+    if not absent and not dead:
         return None
-    return Partial(ranks_missing=tuple(sorted(missing)), world_size=world_size, why=_grouped(missing))
+    sentences = [*_gone(dead), *([f"{named(absent)} left no readable record"] if absent else [])]
+    return Partial(
+        ranks_missing=tuple(sorted(absent | {p.facts.rank for p in dead})),
+        world_size=world_size,
+        why="; ".join(sentences),
+    )
 
 
-def _absent(processes: Sequence[StoredProcess], world_size: int, manifest: Manifest) -> dict[int, str]:
+def _absent(processes: Sequence[StoredProcess], manifest: Manifest) -> set[int]:
     """Ranks of an attempt without a record, once every rank has had the time to open one."""
     opened_s = min(p.facts.clock["wall_unix_s"] for p in processes)
     age_s = datetime.now(UTC).timestamp() - opened_s
     if age_s < LOST_AFTER_S and any(state_of(p, manifest) == "running" for p in processes):
-        return {}
-    there = {p.facts.rank for p in processes}
-    return dict.fromkeys((rank for rank in range(world_size) if rank not in there), "left no readable record")
+        return set()
+    return set(range(max(p.facts.world_size for p in processes))) - {p.facts.rank for p in processes}
 
 
-def _dead(processes: Sequence[StoredProcess], manifest: Manifest) -> dict[int, str]:
-    """Ranks that are gone without a word, unless all are."""
-    states = {p.facts.rank: state_of(p, manifest) for p in processes}
-    if set(states.values()) == {"lost"}:
-        return {}
-    return {
-        p.facts.rank: f"on {p.facts.host} ended without saying so{_last_sign(p)}"
-        for p in processes
-        if states[p.facts.rank] == "lost"
-    }
+def _gone(dead: Sequence[StoredProcess]) -> list[str]:
+    """One clause for each host: `rank 1 on b ended without saying so, last sign of life 2026-11-22 09:00:41 UTC`."""
+    hosts: dict[str, list[StoredProcess]] = {}
+    for process in dead:
+        hosts.setdefault(process.facts.host, []).append(process)
+    clauses = [
+        f"{named(p.facts.rank for p in own)} on {host} ended without saying so{_last_signs(own)}"
+        for host, own in hosts.items()
+    ]
+    more = len(clauses) - MOST_CLAUSES
+    return clauses if more <= 0 else [*clauses[:MOST_CLAUSES], f"likewise ranks on {more} more hosts"]
 
 
-def _last_sign(process: StoredProcess) -> str:
-    return f", last sign of life {process.facts.heartbeat}" if process.facts.heartbeat else ""
-
-
-def _grouped(missing: dict[int, str]) -> str:
-    """`rank 1 on node-b ended without saying so; ranks 2-3 left no readable record`."""
-    reasons = dict.fromkeys(missing.values())
-    return "; ".join(
-        f"{named([rank for rank, why in missing.items() if why == reason])} {reason}" for reason in reasons
-    )
+def _last_signs(processes: Sequence[StoredProcess]) -> str:
+    """When they were last alive: the first and the last of them to be so, if several were not at once."""
+    seconds = sorted(-age for p in processes if (age := age_of(p.facts.heartbeat)) is not None)
+    if not seconds:
+        return ""
+    moments = [f"{datetime.now(UTC) + timedelta(seconds=s):%Y-%m-%d %H:%M:%S} UTC" for s in seconds]
+    first, last = moments[0], moments[-1]
+    return f", last sign of life {first}" if first == last else f", last signs of life {first} to {last}"
 
 
 def named(ranks: Iterable[int]) -> str:
