@@ -9,7 +9,7 @@ import streamlit as st
 
 from dashboard.plain import plain
 from dashboard.tables import cell, draw_table
-from profiler.report.ranks import MOST_ROWS, RankRow, rank_rows
+from profiler.report.ranks import MOST_ROWS, RankRow, rank_rows, slowest_text
 
 _text, _number = st.column_config.TextColumn, st.column_config.NumberColumn
 _COLUMNS = {
@@ -37,6 +37,8 @@ def by_rank(summary: Mapping[str, Any]) -> None:
             "One row a host: median of the ranks' medians, their highest p95, the mean of their waits."
         )
     draw_table([_row(row) for row in found], _COLUMNS, key="run_ranks")
+    if slowest := slowest_text(summary):
+        st.caption(plain(f"{slowest[0].upper()}{slowest[1:]}."))
 
 
 def _partial(partial: Mapping[str, Any]) -> str:

@@ -11,8 +11,6 @@ import polars as pl
 import pytest
 from fixtures_ranks import made_rank, of_attempt
 from fixtures_scripted import gpu, scripted_run
-from hypothesis import given
-from hypothesis import strategies as st
 
 from profiler.metrics.components import energy_summary
 from profiler.metrics.devices import clock_shift, device_curves, fit_windows, total
@@ -21,9 +19,11 @@ from profiler.metrics.ranks import beside_each_other, merged_notes
 from profiler.metrics.straggling import judge_straggler
 from profiler.metrics.summary import summarize
 from profiler.records import SCHEMAS
-from profiler.report.ranks import MOST_ROWS, rank_rows
+from profiler.report.many_series import collapsed
+from profiler.report.ranks import MOST_ROWS, rank_rows, slowest_text
 from profiler.report.terminal import run_table
 from profiler.report.terminal import show as show_table
+from profiler.report.timelines import downsample
 from profiler.store.manifest import Manifest
 from profiler.store.process import StoredProcess
 from profiler.store.run import StoredRun
@@ -91,7 +91,7 @@ def test_one_rank_waits_for_nobody_and_untimed_phases_are_not_known():
     assert found["straggler"] is None
 
 
-@given(st.permutations(range(4)))
+@pytest.mark.parametrize("order", [[0, 1, 2, 3], [3, 1, 0, 2], [1, 2, 3, 0]])
 def test_any_order_of_ranks_gives_the_same(order: list[int]):
     processes = ddp(0.1, 0.3, 0.2, 0.1)
     found = beside_each_other(run_of([processes[i] for i in order]))
@@ -166,7 +166,7 @@ def whole_j(processes: Sequence[StoredProcess]) -> float:
     return found.energy_j
 
 
-@given(st.permutations(range(3)))
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
 def test_a_gpu_that_several_ranks_read_counts_once(order: list[int]):
     ranks = [reader(rank, 10.0, host=f"container-{rank}") for rank in order]
     assert whole_j(ranks) == pytest.approx(1000.0)
@@ -262,6 +262,10 @@ def test_show_has_a_table_of_ranks_for_several_and_none_for_one(
     text = capsys.readouterr().out
     assert "slowest in" in text
     assert "waited: for slower ranks, at least, as a share of step time" in text
+    late = {"rank": 1, "host": "b", "slowest_in": 0.9, "phase": "data", "phase_s": 0.3, "phase_s_others": 0.1}
+    assert slowest_text({"straggler": late}) == (
+        "rank 1 on b is the slowest in 90.0 % of the steps: data takes it 300 ms, the others 100 ms"
+    )
     show_table(run_table(summarize(scripted_run(tmp_path, name="one"))))
     assert "slowest in" not in capsys.readouterr().out
 
@@ -271,3 +275,23 @@ def test_ids_of_a_run_do_not_depend_on_how_many_ranks_there_are():
         assert beside_each_other(run_of(first))["ranks"][0]["wait_s"] == pytest.approx(
             beside_each_other(run_of(second))["ranks"][0]["wait_s"]
         )
+
+
+def test_lines_of_many_ranks_are_their_mean_in_a_band():
+    times = pl.DataFrame({"time_s": [0.5, 1.5, 2.5]})
+    lines = [
+        times.with_columns(
+            series=pl.lit(f"Loss, rank {rank}"), source=pl.lit("counter"), value=pl.lit(float(rank))
+        )
+        for rank in range(10)
+    ]
+    other = times.with_columns(series=pl.lit("CPU"), source=pl.lit("estimated"), value=pl.lit(7.0))
+    drawn = downsample(pl.concat([*lines, other]).select("series", "source", "time_s", "value"))
+    found = collapsed(drawn)
+    assert found.columns == drawn.columns
+    assert found.filter(series="CPU").equals(drawn.filter(series="CPU").sort("time_s"))
+    mean = found.filter(series="Loss, mean of 10")
+    assert mean["time_s"].to_list() == pytest.approx([0.5, 1.5, 2.5])
+    assert mean.select("value", "low", "high").unique().row(0) == (4.5, 0.0, 9.0)
+    few = drawn.filter(pl.col("series") != "CPU").filter(pl.col("value") < 8)
+    assert collapsed(few).equals(few)

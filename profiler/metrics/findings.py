@@ -87,7 +87,10 @@ class Case:
     def cost(self, phase: str) -> str:
         """What a phase cost, as words to follow a share of time: `, ~ 12 J`; nothing if that is not known."""
         rows = [p for p in self.summary["phases"] if p["phase"] == phase and p["energy_j"] is not None]
-        return "".join(f", {'~ ' if p['source'] == 'estimated' else ''}{p['energy_j']:.3g} J" for p in rows)
+        whose = " of rank 0's devices" if self.summary["world_size"] > 1 else ""
+        return "".join(
+            f", {'~ ' if p['source'] == 'estimated' else ''}{p['energy_j']:.3g} J{whose}" for p in rows
+        )
 
 
 def _where(case: Case) -> Finding | None:
@@ -102,13 +105,19 @@ def _where(case: Case) -> Finding | None:
     priced = [
         p for p in phases if p["source"] == "measured"
     ]  # an estimate from CPU time only repeats the time
-    whole_j = case.summary["energy"]["measured_j"]
+    whole_j = _leaders_j(case.summary["energy"]["components"])
     if priced and whole_j:
         dearest = max(priced, key=lambda p: float(p["energy_j"]))
         numbers["energy_share"] = dearest["energy_j"] / whole_j
         name = "the same" if dearest is longest else TITLES.get(dearest["phase"], dearest["phase"])
         says += f", {numbers['energy_share']:.0%} of the joules into {name}"
     return Finding(finding="where", share=share, says=says + ".", numbers=numbers)
+
+
+def _leaders_j(components: Sequence[Mapping[str, Any]]) -> float | None:
+    """Joules of the measured devices of rank 0, whose phases these are; None if one is unknown."""
+    parts = [c["energy_j"] for c in components if c["rank"] == 0 and c["source"] != "estimated"]
+    return None if None in parts else sum(parts)
 
 
 def _data_bound(case: Case) -> Finding | None:

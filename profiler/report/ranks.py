@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from statistics import fmean, median
 from typing import Any
 
+from profiler.report.quantity import format_quantity
 from profiler.store.ranks import named
 
 MOST_ROWS = 8
@@ -46,6 +47,22 @@ def rank_rows(summary: Mapping[str, Any]) -> list[RankRow]:
         return [_row([rank]) for rank in ranks]
     hosts = dict.fromkeys(rank["host"] for rank in ranks)
     return [_row([rank for rank in ranks if rank["host"] == host]) for host in hosts]
+
+
+def slowest_text(summary: Mapping[str, Any]) -> str | None:
+    """Which rank the others wait for, and in which phase it is behind; None if there is none."""
+    found = summary["straggler"]
+    if found is None:
+        return None
+    share, its, theirs = (
+        format_quantity(found["slowest_in"], "fraction"),
+        format_quantity(found["phase_s"], "s"),
+        format_quantity(found["phase_s_others"], "s"),
+    )
+    return (
+        f"rank {found['rank']} on {found['host']} is the slowest in {share} of the steps: {found['phase']} takes it "
+        f"{its}, the others {theirs}"
+    )
 
 
 def _row(ranks: Sequence[Mapping[str, Any]]) -> RankRow:

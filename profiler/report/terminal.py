@@ -31,7 +31,7 @@ from profiler.report.facts import (
 )
 from profiler.report.notes import Notes, grouped_notes
 from profiler.report.quantity import UNKNOWN, format_quantity
-from profiler.report.ranks import WAITED, rank_rows
+from profiler.report.ranks import WAITED, rank_rows, slowest_text
 from profiler.report.tables import new_table, overview_table, points_table
 from profiler.report.visible import Visible
 from profiler.store.manifest import read_manifest
@@ -167,8 +167,9 @@ def _ranks(summary: Mapping[str, Any]) -> list[RenderableType]:
         cells = (format_quantity(seconds, "s") for seconds in (row.step_s_p50, row.step_s_p95))
         shares = (format_quantity(share, "fraction") for share in (row.wait_share, row.slowest_in))
         table.add_row(row.who, Text(row.host), row.status, str(row.steps), *cells, *shares)
-    legend = [Text(WAITED, style="dim")] if any(row.wait_share is not None for row in found) else []
-    return [Text(""), table, *legend]
+    waited = WAITED if any(row.wait_share is not None for row in found) else None
+    lines = [line for line in (waited, slowest_text(summary)) if line]
+    return [Text(""), table, *(Text(line, style="dim") for line in lines)]
 
 
 def _verdict(findings: Sequence[Mapping[str, Any]] | None) -> RenderableType:
