@@ -24,10 +24,18 @@ _COLUMNS = {
 }
 
 
+def missing_ranks(summary: Mapping[str, Any]) -> None:
+    """Which ranks are missing, and why; nothing if none is."""
+    partial = summary["partial"]
+    if partial:
+        missing = f"{len(partial['ranks_missing'])} of {partial['world_size']} ranks"
+        st.warning(
+            plain(f"This run is partial. Its numbers lack {missing}, in whole or in part: {partial['why']}.")
+        )
+
+
 def by_rank(summary: Mapping[str, Any]) -> None:
     """The table of ranks, or of hosts where there are many; nothing for a run of one rank."""
-    if summary["partial"]:
-        st.warning(plain(_partial(summary["partial"])))
     found = rank_rows(summary)
     if not found:
         return
@@ -39,11 +47,6 @@ def by_rank(summary: Mapping[str, Any]) -> None:
     draw_table([_row(row) for row in found], _COLUMNS, key="run_ranks")
     if slowest := slowest_text(summary):
         st.caption(plain(f"{slowest[0].upper()}{slowest[1:]}."))
-
-
-def _partial(partial: Mapping[str, Any]) -> str:
-    missing, of = len(partial["ranks_missing"]), partial["world_size"]
-    return f"This run is partial: its numbers lack {missing} of {of} ranks, in whole or in part. {partial['why']}."
 
 
 def _row(row: RankRow) -> dict[str, Any]:
