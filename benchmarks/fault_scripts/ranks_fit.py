@@ -54,12 +54,7 @@ class Small(L.LightningModule):
         return torch.optim.SGD(self.parameters(), 0.1)
 
     def _die_if_told(self) -> None:
-        first_start = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0"
-        if first_start and (self.global_rank, self.global_step) == (
-            TOLD.get("kill_rank"),
-            TOLD.get("kill_step"),
-        ):
-            time.sleep(TOLD.get("kill_after_s", 0.0))
+        if (self.global_rank, self.global_step) == (TOLD.get("kill_rank"), TOLD.get("kill_step")):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -84,13 +79,13 @@ class End(L.Callback):
 
 
 def strategy() -> Any:
-    """DDP that does not wait long for the dead, or a mesh of shards and tensor slices."""
+    """DDP, or a mesh of shards and tensor slices."""
     if TOLD.get("parallel"):
         shards, slices = TOLD["parallel"]
         return ModelParallelStrategy(
             data_parallel_size=shards, tensor_parallel_size=slices, process_group_backend="gloo"
         )
-    return DDPStrategy(process_group_backend="gloo", timeout=timedelta(seconds=20))
+    return DDPStrategy(process_group_backend="gloo", timeout=timedelta(minutes=3))
 
 
 def main() -> None:

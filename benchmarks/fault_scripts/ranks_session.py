@@ -38,10 +38,11 @@ def main() -> None:
         name=TOLD["name"],
     )
     start_s, step = session.now(), 0
+    is_first_start = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0"
     session.recorder.enter("data")
     print(json.dumps({"rank": place.rank, "recording": True}), flush=True)
     while session.now() - start_s < TOLD["seconds"]:
-        if place.rank == TOLD.get("kill_rank") and step == TOLD["kill_step"]:
+        if (place.rank, step) == (TOLD.get("kill_rank"), TOLD["kill_step"]) and is_first_start:
             os.kill(os.getpid(), signal.SIGKILL)
         step += 1
         session.recorder.enter("forward")
