@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -179,6 +180,17 @@ def test_of_readers_one_that_was_killed_early_is_not_taken():
 def test_readers_one_after_the_other_both_count():
     assert whole_j([reader(0, 2.0), reader(1, 10.0, start_s=3.0)]) == pytest.approx(1200.0)
     assert whole_j([reader(0, 2.0), of_attempt(reader(1, 10.0), 2)]) == pytest.approx(1200.0)
+
+
+def test_ranks_that_share_a_gpu_are_no_foreign_processes_on_it():
+    mark = {"rank": 0, "kind": "co_tenants", "start_s": 1.0, "note": '{"device": "GPU-a", "processes": 2}'}
+    marks = pl.DataFrame([mark], schema=SCHEMAS["marks"])
+    ranks = [reader(0, 10.0), reader(1, 10.0)]
+    seeing = replace(ranks[0], tables=replace(ranks[0].tables, marks=marks))
+    (alone,) = energy_summary([seeing], device_curves([seeing]))[0]["components"]
+    assert alone["co_tenants"] == 2
+    (shared,) = energy_summary([seeing, ranks[1]], device_curves([seeing, ranks[1]]))[0]["components"]
+    assert shared["co_tenants"] == 1
 
 
 def test_a_package_is_its_nodes_own_however_its_containers_are_called():

@@ -40,7 +40,7 @@ def main() -> None:
     start_s, step = session.now(), 0
     is_first_start = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0"
     session.recorder.enter("data")
-    print(json.dumps({"rank": place.rank, "recording": True}), flush=True)
+    os.write(1, f"{json.dumps({'rank': place.rank, 'recording': True})}\n".encode())
     while session.now() - start_s < TOLD["seconds"]:
         if (place.rank, step) == (TOLD.get("kill_rank"), TOLD["kill_step"]) and is_first_start:
             os.kill(os.getpid(), signal.SIGKILL)

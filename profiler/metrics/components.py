@@ -153,7 +153,10 @@ def _source_word(meter: Mapping[str, Any], co_tenants: int | None) -> str:
 
 
 def _co_tenants(processes: Sequence[StoredProcess], curve: DeviceCurve) -> int | None:
-    """The most other processes seen on a GPU by whichever process of its host looked; None if nobody looked."""
+    """The most other processes seen on a GPU by whichever process of its host looked; None if nobody looked.
+
+    Ranks of this run that share it are none of the others.
+    """
     seen = [
         int(note.get("processes") or 0)
         for process in processes
@@ -161,4 +164,10 @@ def _co_tenants(processes: Sequence[StoredProcess], curve: DeviceCurve) -> int |
         for note in map(json.loads, process.marks.filter(pl.col("kind") == "co_tenants")["note"])
         if note.get("device") == curve.meter["device"]
     ]
-    return max(seen, default=None)
+    siblings = [
+        p
+        for p in processes
+        if p.facts.attempt == curve.process.facts.attempt
+        and any(meter["device"] == curve.meter["device"] for meter in p.facts.meters)
+    ]
+    return max((max(count - len(siblings) + 1, 0) for count in seen), default=None)

@@ -54,11 +54,16 @@ def _num_steps(process: StoredProcess) -> int:
 
 
 def merged_notes(processes: Sequence[StoredProcess]) -> dict[str, str]:
-    """The notes of all ranks: a sentence that all agree on as it is, others with the ranks that say them."""
+    """The notes of all ranks: a sentence that all agree on as it is, others with the ranks that say them.
+
+    How an earlier attempt ended is not among them.
+    """
+    last = max((p.facts.attempt for p in processes), default=0)
     told: dict[str, dict[int, str]] = {}
     for process in processes:
         for subject, sentence in process.facts.notes.items():
-            told.setdefault(subject, {})[process.facts.rank] = sentence
+            if process.facts.attempt == last or subject != "ended":
+                told.setdefault(subject, {})[process.facts.rank] = sentence
     return {subject: _one_sentence(by_rank) for subject, by_rank in told.items()}
 
 
