@@ -282,13 +282,6 @@ def test_show_has_a_table_of_ranks_for_several_and_none_for_one(
     assert "slowest in" not in capsys.readouterr().out
 
 
-def test_ids_of_a_run_do_not_depend_on_how_many_ranks_there_are():
-    for first, second in itertools.pairwise([ddp(0.1, 0.2), ddp(0.1, 0.2, 0.2)]):
-        assert beside_each_other(run_of(first))["ranks"][0]["wait_s"] == pytest.approx(
-            beside_each_other(run_of(second))["ranks"][0]["wait_s"]
-        )
-
-
 def test_lines_of_many_ranks_are_their_mean_in_a_band():
     times = pl.DataFrame({"time_s": [0.5, 1.5, 2.5]})
     lines = [

@@ -56,6 +56,14 @@ def work_text(summary: Mapping[str, Any]) -> str:
     return format_quantity(summary[_counted(summary)], _counted(summary))
 
 
+def ranks_text(summary: Mapping[str, Any]) -> str:
+    """How many ranks, and on how many hosts; nothing for a single one."""
+    if summary["world_size"] < 2:
+        return ""
+    hosts = f" on {summary['hosts']} hosts" if summary["hosts"] > 1 else ""
+    return f"{summary['world_size']} ranks{hosts}"
+
+
 def throughput_text(summary: Mapping[str, Any]) -> str:
     """Tokens a second, or samples where tokens were not counted."""
     unit = f"{_counted(summary)}/s"

@@ -24,6 +24,7 @@ from profiler.report.facts import (
     energy_per,
     hfu_text,
     mfu_text,
+    ranks_text,
     roofline_text,
     status_text,
     throughput_text,
@@ -89,6 +90,7 @@ def _facts(summary: Mapping[str, Any]) -> RenderableType:
     rows = {
         "run": f"{summary['run_id']} ({status_text(summary)})",
         "steps": f"{summary['steps'] or 'none seen'} in {format_quantity(summary['duration_s'], 's')}",
+        "ranks": ranks_text(summary) or UNKNOWN,
         "work": work_text(summary),
         "throughput": throughput if throughput == UNKNOWN else f"{throughput} ({INSIDE_STEPS})",
         "energy": energy_text(energy, "measured") if energy["headline"] == "measured" else "not measured",
