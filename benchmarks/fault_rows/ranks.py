@@ -35,7 +35,7 @@ from profiler.store.runs import scan_runs
 
 LIMIT_S = 240.0
 NEAR, SLACK_S = 0.05, 0.1
-"""A device may be off by this share, and by what it uses in a tenth of a second: another callback than the monitor reads
+"""A device may be off by this share, and by what it uses in a tenth of a second: another callback than ours reads
 the clock for the truth."""
 
 GPU_W = (100.0, 200.0, 300.0, 400.0)
