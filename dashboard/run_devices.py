@@ -46,18 +46,29 @@ def by_device(summary: Mapping[str, Any]) -> None:
 
 
 def device_names(parts: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The devices' names; namesakes with the end of their ids."""
+    """The devices' names; namesakes with the end of their ids, or, if these are the same, with their host and rank."""
     names = [part["name"] or part["device"] for part in parts]
-    return [
+    longer = [
         f"{name} …{part['device'][-6:]}" if names.count(name) > 1 else name
         for name, part in zip(names, parts, strict=True)
+    ]
+    return [
+        f"{name}, {part['host']}, rank {part['rank']}" if longer.count(long) > 1 else long
+        for name, long, part in zip(names, longer, parts, strict=True)
     ]
 
 
 def flags(part: Mapping[str, Any], notes: Mapping[str, str]) -> list[str]:
     """What was noted of a device: aliasing, other processes, its scope, a counter that disagrees with its power."""
     label = f"energy.components {part['device']}"
-    return [why for key, why in notes.items() if key == label or key.startswith(f"{label} ")]
+    own = f"{label} on {part['host']}"
+    if any(key == own or key.startswith(f"{own} ") for key in notes):
+        label = own
+    return [
+        why
+        for key, why in notes.items()
+        if key == label or (key.startswith(f"{label} ") and not key.startswith(f"{label} on "))
+    ]
 
 
 def idle_text(idle: Mapping[str, Any]) -> str:

@@ -12,6 +12,7 @@ from profiler.report.facts import (
     INSIDE_STEPS,
     energy_per,
     peak_text,
+    ranks_text,
     status_text,
     throughput_text,
     work_text,
@@ -46,7 +47,7 @@ def about(summary: Mapping[str, Any]) -> None:
         work if work != UNKNOWN else "",
         f"{summary['steps']} steps" if summary["steps"] is not None else "",
         format_quantity(summary["duration_s"], "s") if summary["duration_s"] is not None else "",
-        f"{summary['world_size']} ranks" if summary["world_size"] > 1 else "",
+        ranks_text(summary),
     ]
     st.title(plain(summary["run_id"]))
     st.caption(" · ".join(part for part in parts if part))

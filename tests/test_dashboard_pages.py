@@ -13,6 +13,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from fixtures_ranks import ago, made_process, made_run
 from fixtures_runs import ROOT, make_points, make_power
 from fixtures_scripted import Script, cpu_only, gpu_and_cpu, scripted_run, waiting_run
 
@@ -373,7 +374,10 @@ def test_a_measured_run_shows_its_devices_compute_and_footprint(monkeypatch, own
 
 
 def test_flags_of_a_device_stand_beneath_its_table():
-    parts = [{"name": "H200", "device": "GPU-a-1111"}, {"name": "H200", "device": "GPU-b-2222"}]
+    parts = [
+        {"name": "H200", "device": "GPU-a-1111", "host": "a"},
+        {"name": "H200", "device": "GPU-b-2222", "host": "a"},
+    ]
     assert device_names(parts) == ["H200 …a-1111", "H200 …b-2222"]
     notes = {"energy.components GPU-a-1111 shared": "two others", "energy.components GPU-a-11119": "no"}
     assert flags(parts[0], notes) == ["two others"]
@@ -456,3 +460,23 @@ def test_an_odd_last_chart_is_as_wide_as_two(monkeypatch, own_runs):
     app = open_page(monkeypatch, own_runs, "run", run="no-loss")
     widths = [round(column.proto.weight, 2) for column in app.get("column")]
     assert widths.count(1.0) == 1
+
+
+def test_a_partial_run_says_so_first_and_many_ranks_are_one_row_a_host(monkeypatch, tmp_path):
+    run = made_run(tmp_path, world_size=16)
+    for rank in range(16):
+        made_process(
+            run,
+            rank,
+            world_size=16,
+            host=f"node-{rank // 8}",
+            boot_id=f"boot-{rank // 8}",
+            **({"status": "running", "heartbeat": ago(600)} if rank == 9 else {}),
+        )
+    page = open_page(monkeypatch, tmp_path, "run", run="made")
+    (warning,) = [w.value.replace("\\", "") for w in page.warning if "partial" in w.value]
+    assert "Its numbers lack 1 of 16 ranks, in whole or in part: rank 9 on node-1 ended without" in warning
+    assert "By rank" in [s.value for s in page.subheader]
+    (table,) = [t.value for t in page.dataframe if "who" in t.value.columns]
+    assert table["who"].to_list() == ["0-7", "8-15"]
+    assert table["status"].to_list() == ["8 finished", "7 finished, 1 lost"]

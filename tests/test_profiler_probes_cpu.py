@@ -93,3 +93,30 @@ def test_what_a_living_child_has_reaped_counts(tree: type[ProcessTreeTime]) -> N
         child.stdin.close()
     assert 0.3 <= living_s < 1.0
     assert living_s <= counted.read() - before_s < living_s + 0.3
+
+
+RANK_ONE = "import sys, time\nwhile time.process_time() < 0.6: pass\nprint(flush=True)\nsys.stdin.read()"
+
+
+def test_a_rank_that_measures_itself_is_not_counted_when_it_is_reaped(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Lightning's launcher starts ranks as children of rank 0, which reaps them when they are killed."""
+    monkeypatch.setattr("profiler.measure.sensors.cpu_time.CHILDREN_REFRESH_S", 0.0)
+    environment = {"LOCAL_RANK": "1"}
+    rank = subprocess.Popen(
+        [sys.executable, "-c", RANK_ONE],
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert rank.stdout
+    assert rank.stdin
+    rank.stdout.readline()
+    tree = ProcessTreeTime()
+    before_s = tree.read()
+    rank.kill()
+    rank.wait()
+    rank.stdin.close()
+    rank.stdout.close()
+    assert tree.read() - before_s < 0.3, "the other rank's 0.6 s are its own"

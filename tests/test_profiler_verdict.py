@@ -18,7 +18,17 @@ from profiler.report.terminal import run_table
 SHARES = {"data": 0.02, "forward": 0.3, "backward": 0.6, "optimizer": 0.05, "other": 0.03}
 SUMMARY: dict[str, Any] = {
     "duration_s": 10.0,
-    "energy": {"headline": "measured", "measured_j": 1000.0, "idle": None},
+    "world_size": 1,
+    "energy": {
+        "headline": "measured",
+        "measured_j": 1000.0,
+        "idle": None,
+        "components": [
+            {"rank": 0, "source": "counter", "energy_j": 1000.0},
+            {"rank": 0, "source": "estimated", "energy_j": 77.0},
+            {"rank": 1, "source": "counter", "energy_j": 1000.0},
+        ],
+    },
     "phases": [
         {"phase": "backward", "duration_s": 5.4, "energy_j": 600.0, "source": "measured"},
         {"phase": "forward", "duration_s": 2.7, "energy_j": 300.0, "source": "measured"},

@@ -9,6 +9,7 @@ from dashboard.run_devices import by_device
 from dashboard.run_efficiency import utilization
 from dashboard.run_head import about, cards, chosen_run, damage, verdict
 from dashboard.run_notes import details, unknown
+from dashboard.run_ranks import by_rank, missing_ranks
 from dashboard.sidebar import factors
 
 
@@ -18,10 +19,12 @@ def main() -> None:
     summary = run_summary(run.run_id, factors())
     about(summary)
     damage(run)
+    missing_ranks(summary)
     cards(summary)
     verdict(summary["verdict"])
     not_drawn = over_time(run)
     by_phase(summary)
+    by_rank(summary)
     by_device(summary)
     utilization(summary)
     footprint(summary)

@@ -27,7 +27,8 @@ _COLUMNS = {
     "status": _text(
         "Status",
         width=92,
-        help=f"lost: {LOST}. interrupted: {INTERRUPTED}. damaged: files of it cannot be read, or {NO_MANIFEST}.",
+        help=f"lost: {LOST}. interrupted: {INTERRUPTED}. partial: ranks of it are missing."
+        f" damaged: files of it cannot be read, or {NO_MANIFEST}.",
     ),
     "kind": _text("Workload", width=86),
     "params": _number("Size", width=64, help="Parameters."),
@@ -85,7 +86,7 @@ def _table(table: pl.DataFrame) -> None:
     st.caption("Click a run to open it.")
     event = draw_table(
         [_row(row) for row in table.iter_rows(named=True)],
-        _IF_DAMAGED if table["damaged"].any() else _COLUMNS,
+        _IF_DAMAGED if (table["damaged"] | table["partial"]).any() else _COLUMNS,
         key="runs_table",
         on_select="rerun",
         selection_mode=["single-row", "single-cell"],

@@ -12,7 +12,7 @@ import typer
 from profiler.cli.carbon_options import CarbonOptions, with_carbon
 from profiler.cli.options import AsJson, RunsDir, print_json
 from profiler.errors import UnknownNameError
-from profiler.metrics.points import is_broken, scale_points
+from profiler.metrics.points import is_broken, is_partial, scale_points
 from profiler.report.axes import X_AXES, Y_AXES
 from profiler.report.terminal import is_wide, points_table, show
 from profiler.report.visible import visible
@@ -83,6 +83,9 @@ def _notes(points: pl.DataFrame, stored: Sequence[StoredRun]) -> dict[str, str]:
     if broken:
         named = ", ".join(broken[:3]) + (", ..." if len(broken) > 3 else "")
         notes["damaged"] = f"{len(broken)} runs have damaged files and are left out: {named}."
+    partial = [run.run_id for run in stored if is_partial(run)]
+    if partial:
+        notes["partial"] = f"{len(partial)} runs lack ranks and are left out: {', '.join(partial[:3])}."
     peaks = _measured_peaks(stored)
     if peaks and max(peaks) > PEAKS_AGREE * min(peaks):
         notes["mfu"] = (

@@ -34,6 +34,7 @@ from profiler.integrations.lightning_facts import (
     gpu_wish,
     phase_clock,
     phase_note,
+    place_of,
     with_params,
 )
 from profiler.integrations.lightning_fetch import silence_fetches
@@ -186,7 +187,7 @@ class EfficiencyMonitor(StepHooks):
 
     def _open(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         part, device = self._guard.call, trainer.strategy.root_device
-        place = Place(rank=trainer.global_rank, local_rank=trainer.local_rank, world_size=trainer.world_size)
+        place = place_of(trainer)
         known = part("the peak", find_peak, self._peak, device, trainer.precision, place.world_size)
         peak, peak_note = known or (None, {})
         probes = part("the sensors", self._open_probes, place, device) or NO_PROBES

@@ -22,7 +22,7 @@ from profiler.measure.cuda import CudaEvents, GpuScalars
 from profiler.measure.cuda_timer import CudaTimer
 from profiler.measure.peak import Peak, measure_bandwidth, measure_products, memory_given_back
 from profiler.measure.probes import GpuWish
-from profiler.measure.ranks import GpuChoice
+from profiler.measure.ranks import GpuChoice, Place
 from profiler.measure.recorder import Memory
 from profiler.measure.session import RunFacts
 
@@ -134,6 +134,18 @@ def _why_no_peak(precision: str | int | None, dtype: DType | None, name: str) ->
         return f"no peak is kept for precision {precision!r}, so MFU is null. Pass peak_flops_per_s="
     why = f'No dense {dtype} peak is known for "{name}", so MFU is null for this run.'
     return why + ' Pass peak_flops_per_s=, or peak_flops_per_s="measure".'
+
+
+def place_of(trainer: pl.Trainer) -> Place:
+    """Where this process stands among the ranks, and which share of the data it is given."""
+    shares = trainer.distributed_sampler_kwargs or {}
+    return Place(
+        rank=trainer.global_rank,
+        local_rank=trainer.local_rank,
+        world_size=trainer.world_size,
+        replica=shares.get("rank"),
+        strategy=type(trainer.strategy).__name__ if shares else None,
+    )
 
 
 def gpu_wish(choice: GpuChoice, device: torch.device) -> GpuWish:

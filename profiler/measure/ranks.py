@@ -24,11 +24,19 @@ _LEADING_INTEGER = re.compile(r"[+-]?[0-9]+")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """Where this process stands in a distributed run, in torch.distributed's words."""
+    """Where this process stands in a distributed run, in torch.distributed's words.
+
+    Attributes:
+        replica: Which copy of the model it works on, that is which share of the data: ranks that split one copy
+            among them (tensor parallelism) are given the same batches. None if nobody said so: then its own.
+        strategy: What divides the work, by the name of the framework's class; None if nothing does.
+    """
 
     rank: int
     local_rank: int
     world_size: int
+    replica: int | None = None
+    strategy: str | None = None
 
     @property
     def measures_host(self) -> bool:
@@ -47,7 +55,7 @@ def place_from(env: Mapping[str, str]) -> Place:
         InvalidValueError: A variable is not a whole number of at least 0, or the rank does not follow.
 
     >>> place_from({})
-    Place(rank=0, local_rank=0, world_size=1)
+    Place(rank=0, local_rank=0, world_size=1, replica=None, strategy=None)
     """
     if not env.keys() & {"RANK", "LOCAL_RANK", "WORLD_SIZE"}:
         return Place(

@@ -37,6 +37,7 @@ from profiler.store.manifest import (
     write_json,
     write_manifest,
 )
+from profiler.store.node import boot_id
 from profiler.store.writer import JournalWriter
 
 if TYPE_CHECKING:
@@ -246,6 +247,7 @@ class Session:
         self.recorder.mark("gap", self._gap_start_s, self.now(), note)
 
     def _process_file(self) -> ProcessFile:
+        now = _utc_now()
         return ProcessFile(
             host=socket.gethostname(),
             rank=self._place.rank,
@@ -254,6 +256,12 @@ class Session:
             pid=os.getpid(),
             attempt=self._attempt,
             clock={"wall_unix_s": self._wall_unix_s, "monotonic_s": self._origin_s},
+            boot_id=boot_id(),
+            replica=self._place.replica,
+            strategy=self._place.strategy,
+            status=self._status,
+            heartbeat=now,
+            ended_at=None if self._status == "running" else now,
             meters=tuple(asdict(probe.counter.meter) for probe in self._probes),
             notes=self._notes(),
         )

@@ -12,6 +12,7 @@ from profiler.metrics.cross_check import CrossCheck, cross_check
 from profiler.metrics.devices import DeviceCurve, Total, fit_windows, total
 from profiler.metrics.energy import Energy
 from profiler.metrics.idle import idle_baseline, why_no_idle
+from profiler.store.node import node_of
 from profiler.store.process import StoredProcess
 
 SOURCES = ("counter", "integrated", "module_scope", "shared_gpu", "parent_of_mig", "estimated")
@@ -24,17 +25,22 @@ def energy_summary(
     processes: Sequence[StoredProcess], curves: Sequence[DeviceCurve]
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """The `energy` dictionary of a summary, and what a reader of it must know, by note."""
-    measured = total(curves, fit_windows, estimated=False)
+    blind = _blind_hosts(processes, curves)
+    measured = None if blind else total(curves, fit_windows, estimated=False)
     estimated = total(curves, fit_windows, estimated=True)
     rows, notes = [], dict[str, str]()
     for curve in curves:
         row, sentences = _component(curve, _co_tenants(processes, curve))
         rows.append(row)
-        label = f"energy.components {curve.meter['device']}"
+        label = f"energy.components {_named_once(curve, curves)}"
         notes |= {f"{label} {topic}".rstrip(): sentence for topic, sentence in sentences.items()}
     idle = idle_baseline(curves, measured.energy_j if measured else None)
     if idle is None:
         notes["energy.idle"] = why_no_idle(curves)
+    if blind:
+        notes["energy.measured_j"] = (
+            f"no sensor could be read on {', '.join(blind)}, only elsewhere, and a sum with a hole is no sum"
+        )
     words = [row["source"] for row in rows if row["source"] != "estimated"]
     energy = {
         "headline": "measured" if any(not c.estimated for c in curves) else "estimated",
@@ -46,6 +52,20 @@ def energy_summary(
         "components": rows,
     }
     return energy, notes
+
+
+def _named_once(curve: DeviceCurve, curves: Sequence[DeviceCurve]) -> str:
+    """A device's name; with its host where another host has one of the same name, as all have a `package-0`."""
+    device, host = curve.meter["device"], curve.process.facts.host
+    hosts = {c.process.facts.host for c in curves if c.meter["device"] == device}
+    return f"{device} on {host}" if len(hosts) > 1 else str(device)
+
+
+def _blind_hosts(processes: Sequence[StoredProcess], curves: Sequence[DeviceCurve]) -> list[str]:
+    """Hosts on which nothing was measured, if something was on others."""
+    seeing = {node_of(curve.process.facts) for curve in curves if not curve.estimated}
+    blind = [p.facts.host for p in processes if node_of(p.facts) not in seeing]
+    return list(dict.fromkeys(blind)) if seeing else []
 
 
 def _named(amount: Total | None, kind: str) -> dict[str, float | None]:
@@ -133,7 +153,10 @@ def _source_word(meter: Mapping[str, Any], co_tenants: int | None) -> str:
 
 
 def _co_tenants(processes: Sequence[StoredProcess], curve: DeviceCurve) -> int | None:
-    """The most other processes seen on a GPU by whichever process of its host looked; None if nobody looked."""
+    """The most other processes seen on a GPU by whichever process of its host looked; None if nobody looked.
+
+    Ranks of this run that share it are none of the others.
+    """
     seen = [
         int(note.get("processes") or 0)
         for process in processes
@@ -141,4 +164,10 @@ def _co_tenants(processes: Sequence[StoredProcess], curve: DeviceCurve) -> int |
         for note in map(json.loads, process.marks.filter(pl.col("kind") == "co_tenants")["note"])
         if note.get("device") == curve.meter["device"]
     ]
-    return max(seen, default=None)
+    siblings = [
+        p
+        for p in processes
+        if p.facts.attempt == curve.process.facts.attempt
+        and any(meter["device"] == curve.meter["device"] for meter in p.facts.meters)
+    ]
+    return max((max(count - len(siblings) + 1, 0) for count in seen), default=None)

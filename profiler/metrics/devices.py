@@ -11,9 +11,13 @@ import polars as pl
 from profiler.metrics.aliasing import Aliasing, aliasing
 from profiler.metrics.energy import Energy, EnergyCurve
 from profiler.records import RUN_PHASES
+from profiler.store.node import node_of
 from profiler.store.process import StoredProcess
 
 Windows = Sequence[tuple[float, float]]
+
+NEARLY_ALL = 0.99
+"""Two ranks that end together differ by less in how long they read a device that they share."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,18 +53,56 @@ class Total:
 def device_curves(processes: Sequence[StoredProcess]) -> list[DeviceCurve]:
     """The curve of every meter of every process, including those whose counter never moved.
 
-    A device that several processes of one attempt read is taken from the first; an estimate from CPU time is each
-    process's own.
+    A device that several processes of one attempt read at the same time is taken from one of them; an estimate from
+    CPU time is each process's own.
     """
-    seen: set[tuple[int, str, str, str]] = set()
-    curves = []
+    readers: dict[tuple[int, str, str, str], list[StoredProcess]] = {}
     for process in processes:
         for meter in process.facts.meters:
-            key = (process.facts.attempt, process.facts.host, meter["component"], meter["device"])
-            if meter["source"] == "estimated" or key not in seen:
-                seen.add(key)
-                curves.append(_device_curve(process, meter))
-    return curves
+            readers.setdefault(_device_key(process, meter), []).append(process)
+    chosen = {key: {p.folder for p in _one_at_a_time(candidates)} for key, candidates in readers.items()}
+    return [
+        _device_curve(process, meter)
+        for process in processes
+        for meter in process.facts.meters
+        if meter["source"] == "estimated" or process.folder in chosen[_device_key(process, meter)]
+    ]
+
+
+def _device_key(process: StoredProcess, meter: Mapping[str, Any]) -> tuple[int, str, str, str]:
+    """What stands for a device within an attempt. A GPU has a UUID; sockets and their memory are the node's."""
+    component = str(meter["component"])
+    where = "" if component == "gpu" else node_of(process.facts)
+    return process.facts.attempt, where, component, str(meter["device"])
+
+
+def _one_at_a_time(readers: Sequence[StoredProcess]) -> list[StoredProcess]:
+    """Of the processes that read one device, as few as were not at it at the same time.
+
+    The first is taken, unless it ended much sooner than another that read the same seconds: it may have been killed.
+    """
+    spans = {p.folder: _span_on_node(p) for p in readers}
+    readers = [p for p in readers if _lasts(spans[p.folder]) > 0.0] or readers[:1]
+    longest_s = max(map(_lasts, spans.values()))
+    in_order = sorted(readers, key=lambda p: _lasts(spans[p.folder]) < NEARLY_ALL * longest_s)
+    chosen: list[StoredProcess] = []
+    for process in in_order:
+        start, end = spans[process.folder]
+        if not any(start < spans[c.folder][1] and spans[c.folder][0] < end for c in chosen):
+            chosen.append(process)
+    return chosen
+
+
+def _lasts(span: tuple[float, float]) -> float:
+    return span[1] - span[0]
+
+
+def _span_on_node(process: StoredProcess) -> tuple[float, float]:
+    """A process's fit on the clock that all processes of its node share: the kernel's, or else the wall's."""
+    clock = process.facts.clock
+    zero_s = clock["monotonic_s"] if process.facts.boot_id else clock["wall_unix_s"]
+    start, end = fit_window(process) or (0.0, 0.0)
+    return zero_s + start, zero_s + end
 
 
 def _device_curve(process: StoredProcess, meter: Mapping[str, Any]) -> DeviceCurve:
@@ -102,16 +144,39 @@ def fit_windows(process: StoredProcess) -> Windows:
 
 
 def windows_on(windows: Windows, origin: StoredProcess) -> Callable[[StoredProcess], Windows]:
-    """Windows given on one process's clock, for every process of its attempt, by their clocks' anchors."""
+    """Windows given on one process's clock, for every process of its attempt."""
 
     def on(process: StoredProcess) -> Windows:
         if process.facts.attempt != origin.facts.attempt:
             return []
-        shift_s = origin.facts.clock["wall_unix_s"] - process.facts.clock["wall_unix_s"]
-        shift_s = 0.0 if process is origin else shift_s
+        shift_s = clock_shift(origin, process)
         return [(start + shift_s, end + shift_s) for start, end in windows]
 
     return on
+
+
+def clock_shift(origin: StoredProcess, process: StoredProcess) -> float:
+    """Seconds to add to an instant of one process's clock for the same instant on another's, of the same attempt.
+
+    On one machine the kernel's clock tells. Between machines the wall clocks may differ by anything, but ranks wait
+    for each other in every step: the ends of the steps that both have are the same instants, to milliseconds.
+    """
+    if process is origin:
+        return 0.0
+    ours, theirs = origin.facts, process.facts
+    if ours.boot_id is not None and ours.boot_id == theirs.boot_id:
+        return ours.clock["monotonic_s"] - theirs.clock["monotonic_s"]
+    ends = [
+        p.columns("steps", "step", "start_s", "duration_s").select(
+            "step", end_s=pl.col("start_s") + pl.col("duration_s")
+        )
+        for p in (origin, process)
+    ]
+    between = ends[0].join(ends[1], on="step").select(pl.col("end_s_right") - pl.col("end_s"))
+    shift = between["end_s_right"].median()
+    if isinstance(shift, float):
+        return shift
+    return ours.clock["wall_unix_s"] - theirs.clock["wall_unix_s"]
 
 
 def total(

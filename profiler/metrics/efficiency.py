@@ -8,6 +8,7 @@ from typing import Any
 
 import polars as pl
 
+from profiler.metrics.ranks import one_per_batch
 from profiler.metrics.roofline import OPERATORS, Limits, Traffic, notes_of, roofline
 from profiler.store.manifest import Manifest
 from profiler.store.process import StoredProcess
@@ -34,8 +35,8 @@ class StepTotals:
 
 
 def step_totals(processes: Sequence[StoredProcess]) -> StepTotals:
-    """Sum up the steps; a quantity that is unknown in one step is unknown in the sum."""
-    every = pl.concat([p.steps for p in processes]) if processes else None
+    """Sum up the steps, each batch once; a quantity that is unknown in one step is unknown in the sum."""
+    every = pl.concat([p.steps for p in one_per_batch(processes)]) if processes else None
     if every is None or every.is_empty():
         return StepTotals(
             steps=0,

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from profiler.carbon.factors import CarbonFactors
 from profiler.carbon.footprints import footprint
 from profiler.metrics.devices import DeviceCurve, Windows
+from profiler.store.node import node_of
 from profiler.store.process import StoredProcess
 from profiler.units import G_PER_KG, S_PER_YEAR
 
@@ -52,7 +53,7 @@ def _devices(curves: Sequence[DeviceCurve]) -> list[DeviceCurve]:
     gpus = [curve for curve in curves if _kind(curve) == "GPU"]
     hosts: dict[tuple[int, str], DeviceCurve] = {}
     for curve in curves:
-        hosts.setdefault((curve.process.facts.attempt, curve.process.facts.host), curve)
+        hosts.setdefault((curve.process.facts.attempt, node_of(curve.process.facts)), curve)
     return gpus or list(hosts.values())
 
 

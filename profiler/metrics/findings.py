@@ -27,7 +27,7 @@ SPINNING = 1.5
 THROTTLED = 0.10
 """Share of readings with clocks held back that costs a few percent of the speed."""
 
-_TITLES: Mapping[str, str] = {
+TITLES: Mapping[str, str] = {
     "data": "waiting for data",
     "forward": "the forward pass",
     "backward": "the backward pass",
@@ -38,6 +38,7 @@ _TITLES: Mapping[str, str] = {
     "outside steps": "work outside of steps",
     "training steps": "training steps",
 }
+"""Phases as they are called in a sentence."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,8 +46,8 @@ class Finding:
     """One thing that the numbers say.
 
     Attributes:
-        finding: Its name: where, data_bound, launch_bound, small_batch, throttled, power_capped, spinning, idle_draw,
-            validation, checkpoint, outside, memory_bound or precision.
+        finding: Its name: where, data_bound, launch_bound, small_batch, throttled, power_capped, spinning, straggler,
+            idle_draw, validation, checkpoint, outside, memory_bound or precision.
         share: Share of the time or energy that is at stake, at most; findings are ordered by it.
         says: What was seen, with its numbers.
         first_try: What to try first; None where there is nothing to mend.
@@ -86,7 +87,10 @@ class Case:
     def cost(self, phase: str) -> str:
         """What a phase cost, as words to follow a share of time: `, ~ 12 J`; nothing if that is not known."""
         rows = [p for p in self.summary["phases"] if p["phase"] == phase and p["energy_j"] is not None]
-        return "".join(f", {'~ ' if p['source'] == 'estimated' else ''}{p['energy_j']:.3g} J" for p in rows)
+        whose = " of rank 0's devices" if self.summary["world_size"] > 1 else ""
+        return "".join(
+            f", {'~ ' if p['source'] == 'estimated' else ''}{p['energy_j']:.3g} J{whose}" for p in rows
+        )
 
 
 def _where(case: Case) -> Finding | None:
@@ -96,18 +100,24 @@ def _where(case: Case) -> Finding | None:
         return None
     longest = phases[0]
     share = longest["duration_s"] / whole_s
-    says = f"{share:.0%} of the time went into {_TITLES.get(longest['phase'], longest['phase'])}"
+    says = f"{share:.0%} of the time went into {TITLES.get(longest['phase'], longest['phase'])}"
     numbers = {"time_share": share}
     priced = [
         p for p in phases if p["source"] == "measured"
     ]  # an estimate from CPU time only repeats the time
-    whole_j = case.summary["energy"]["measured_j"]
+    whole_j = _leaders_j(case.summary["energy"]["components"])
     if priced and whole_j:
         dearest = max(priced, key=lambda p: float(p["energy_j"]))
         numbers["energy_share"] = dearest["energy_j"] / whole_j
-        name = "the same" if dearest is longest else _TITLES.get(dearest["phase"], dearest["phase"])
+        name = "the same" if dearest is longest else TITLES.get(dearest["phase"], dearest["phase"])
         says += f", {numbers['energy_share']:.0%} of the joules into {name}"
     return Finding(finding="where", share=share, says=says + ".", numbers=numbers)
+
+
+def _leaders_j(components: Sequence[Mapping[str, Any]]) -> float | None:
+    """Joules of the measured devices of rank 0, whose phases these are; None if one is unknown."""
+    parts = [c["energy_j"] for c in components if c["rank"] == 0 and c["source"] != "estimated"]
+    return None if None in parts else sum(parts)
 
 
 def _data_bound(case: Case) -> Finding | None:
@@ -225,7 +235,7 @@ def _heavy_phase(finding: str, phase: str, first_try: str) -> Callable[[Case], F
         return Finding(
             finding=finding,
             share=share,
-            says=f"{share:.0%} of the time went into {_TITLES[phase]} ({seconds:.3g} s of {whole_s:.3g} s"
+            says=f"{share:.0%} of the time went into {TITLES[phase]} ({seconds:.3g} s of {whole_s:.3g} s"
             f"{case.cost(phase)}).",
             first_try=first_try,
             numbers={"time_share": share},

@@ -17,6 +17,7 @@ OVERVIEW_SCHEMA = pl.Schema(
         "workload": pl.String,
         "preset": pl.String,
         "status": pl.String,
+        "partial": pl.Boolean,
         "damaged": pl.Boolean,
         "created_at": pl.String,
         "seed": pl.Int64,
@@ -66,6 +67,7 @@ def _row(summary: dict[str, Any]) -> dict[str, Any]:
     )
     return {
         **{key: summary[key] for key in kept},
+        "partial": summary["partial"] is not None,
         "measured_j": energy["measured_j"],
         "measured_plus_minus_j": energy["measured_plus_minus_j"],
         "estimated_j": energy["estimated_j"],

@@ -62,12 +62,12 @@ POINT_SCHEMA = pl.Schema(
 def scale_points(runs: Sequence[StoredRun], factors: CarbonFactors | None = None) -> pl.DataFrame:
     """All points of the given runs, by parameters, then tokens. Runs with no training step give none.
 
-    Neither do runs whose steps or marks are damaged: what is left of them is no point of the whole.
+    Neither do runs whose steps or marks are damaged, or that lack ranks: what is left of them is no point of the whole.
 
     `loss_kind` says whether the loss is of held-out data (validation) or of the last step (training).
     Memory is the peak that the allocator reserved on one GPU, or, on CPUs, the peak resident memory of the process.
     """
-    whole = [run for run in runs if not is_broken(run)]
+    whole = [run for run in runs if not is_broken(run) and not is_partial(run)]
     rows = [row for run in whole for row in _points_of(run, factors)]
     return pl.DataFrame(rows, schema=POINT_SCHEMA).sort("params", "tokens", "seed", nulls_last=True)
 
@@ -75,6 +75,11 @@ def scale_points(runs: Sequence[StoredRun], factors: CarbonFactors | None = None
 def is_broken(run: StoredRun) -> bool:
     """Whether steps, marks or the manifest of a run are damaged, so that it has no place on a chart of scale."""
     return run.status == "damaged" or bool(run.incomplete & {"steps", "marks"})
+
+
+def is_partial(run: StoredRun) -> bool:
+    """Whether ranks of a run are missing: what the others did and used is no point of the whole."""
+    return run.partial is not None
 
 
 def _points_of(run: StoredRun, factors: CarbonFactors | None) -> list[dict[str, Any]]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from profiler.metrics.carbon import MADE_OF as CARBON_MADE_OF
+from profiler.metrics.ranks import NO_STRAGGLER
 from profiler.metrics.verdict import TOO_SHORT
 from profiler.store.run import StoredRun
 
@@ -13,6 +14,8 @@ _WHY_NULL: Mapping[str, str] = {
     "workload": "not a reference workload",
     "preset": "not a reference workload",
     "heartbeat": "the run did not say when it was last alive",
+    "partial": "no rank is missing",
+    "straggler": NO_STRAGGLER,
     "duration_s": "nothing was recorded of the fit",
     "energy.measured_j": "no energy sensor could be read",
     "energy.measured_at_least_j": "no energy sensor could be read",
@@ -152,5 +155,5 @@ def _reason(key: str, stored: Mapping[str, str], summary: Mapping[str, Any], nul
         gone = "its process ended before any step was stored (rows are stored twice a second)"
         return stored.get("steps", gone if summary["status"] == "lost" else "no training step was recorded")
     if key == headline and summary["energy"]["components"]:
-        return "the energy of a device is unknown, and a sum with a hole is no sum"
+        return stored.get(key, "the energy of a device is unknown, and a sum with a hole is no sum")
     return stored.get(_STORED_AS.get(key, key)) or _WHY_NULL.get(key) or "not recorded"

@@ -15,6 +15,7 @@ from profiler.metrics.carbon import Use, carbon, run_factors
 from profiler.metrics.components import energy_summary
 from profiler.metrics.devices import device_curves, fit_windows
 from profiler.metrics.efficiency import efficiency, step_totals, throughput
+from profiler.metrics.ranks import beside_each_other, merged_notes
 from profiler.metrics.reasons import explain
 from profiler.metrics.roofline import measured_traffic
 from profiler.metrics.second_opinion import second_opinions
@@ -67,6 +68,8 @@ def summarize(
         "created_at": run.manifest.created_at,
         "heartbeat": run.manifest.heartbeat or None,
         "world_size": run.manifest.world_size,
+        "hosts": len({p.facts.host for p in processes}),
+        "partial": asdict(run.partial) if run.partial else None,
         "steps": totals.steps if steps_known else None,
         "tokens": totals.tokens,
         "samples": totals.samples,
@@ -77,6 +80,7 @@ def summarize(
         "phases": [asdict(share) for share in phase_shares(processes, curves)]
         if by_phase and not run.incomplete & {"steps", "marks"}
         else [],
+        **(beside_each_other(run) if steps_known else {"ranks": [], "straggler": None}),
         "throughput": throughput(totals),
         "efficiency": efficient,
         "memory": _memory(processes if steps_known else ()),
@@ -88,7 +92,7 @@ def summarize(
     summary["verdict"] = verdict(run, summary) if not run.incomplete else None
     stored = {
         **run.manifest.notes,
-        **{k: v for p in processes for k, v in p.facts.notes.items()},
+        **merged_notes(processes),
         **energy_notes,
         **notes,
         **loss_notes,

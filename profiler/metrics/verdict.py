@@ -8,6 +8,7 @@ from typing import Any
 
 from profiler.metrics.evidence import gather
 from profiler.metrics.findings import JUDGES, Case
+from profiler.metrics.straggling import judge_straggler
 from profiler.store.run import StoredRun
 
 MIN_STEPS = 20
@@ -33,6 +34,6 @@ def verdict(run: StoredRun, summary: Mapping[str, Any]) -> list[dict[str, Any]] 
         peak_dtype=run.manifest.peak_dtype,
         openmp_policy=run.manifest.environment.get("OMP_WAIT_POLICY"),
     )
-    found = [finding for judge in JUDGES if (finding := judge(case)) is not None]
+    found = [finding for judge in (*JUDGES, judge_straggler) if (finding := judge(case)) is not None]
     ordered = sorted(found, key=lambda f: (f.finding != "where", -f.share))
     return [asdict(finding) for finding in ordered]

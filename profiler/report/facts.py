@@ -46,12 +46,22 @@ def status_text(summary: Mapping[str, Any]) -> str:
         text += f": {notes.get('ended', INTERRUPTED)}"
     elif text == "damaged":
         text += f": {NO_MANIFEST}"
+    if summary["partial"]:
+        text += f", partial: {summary['partial']['why']}"
     return f"{text}, damaged" if "damaged file 1" in notes and summary["status"] != "damaged" else text
 
 
 def work_text(summary: Mapping[str, Any]) -> str:
     """Tokens, or else samples."""
     return format_quantity(summary[_counted(summary)], _counted(summary))
+
+
+def ranks_text(summary: Mapping[str, Any]) -> str:
+    """How many ranks, and on how many hosts; nothing for a single one."""
+    if summary["world_size"] < 2:
+        return ""
+    hosts = f" on {summary['hosts']} hosts" if summary["hosts"] > 1 else ""
+    return f"{summary['world_size']} ranks{hosts}"
 
 
 def throughput_text(summary: Mapping[str, Any]) -> str:

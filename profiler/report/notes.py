@@ -36,6 +36,8 @@ _EXPLAIN = (
     "mfu",
     "ended",
     "verdict",
+    "partial",
+    "straggler",
     "phenomenon",
     "workload",
     "preset",

@@ -92,9 +92,10 @@ def damaged_sentence(frame: pl.DataFrame) -> str | None:
 
 
 def status_cell(row: Mapping[str, Any]) -> str:
-    """A run's status, and whether files of it are damaged: `finished, damaged`."""
+    """A run's status, whether ranks of it are missing, and whether files are damaged: `finished, damaged`."""
     status: str = row["status"]
-    return f"{status}, damaged" if row["damaged"] and status != "damaged" else status
+    missing = ", partial" if row["partial"] else ""
+    return f"{status}{missing}" + (", damaged" if row["damaged"] and status != "damaged" else "")
 
 
 def new_table(*columns: str) -> Table:
@@ -108,7 +109,9 @@ def new_table(*columns: str) -> Table:
 def _of_runs(frame: pl.DataFrame) -> list[str | None]:
     statuses = frame["status"].unique().to_list()
     told = {"lost": f"lost: {LOST}", "interrupted": f"interrupted: {INTERRUPTED}"}
-    return [*(sentence for status, sentence in told.items() if status in statuses), damaged_sentence(frame)]
+    partial = "partial: ranks are missing, see 'joulescale show NAME'" if frame["partial"].any() else None
+    said = (sentence for status, sentence in told.items() if status in statuses)
+    return [*said, partial, damaged_sentence(frame)]
 
 
 def _of_points(frame: pl.DataFrame, *, wide: bool) -> list[str | None]:

@@ -24,6 +24,7 @@ from profiler.report.facts import (
     energy_per,
     hfu_text,
     mfu_text,
+    ranks_text,
     roofline_text,
     status_text,
     throughput_text,
@@ -31,6 +32,7 @@ from profiler.report.facts import (
 )
 from profiler.report.notes import Notes, grouped_notes
 from profiler.report.quantity import UNKNOWN, format_quantity
+from profiler.report.ranks import WAITED, rank_rows, slowest_text
 from profiler.report.tables import new_table, overview_table, points_table
 from profiler.report.visible import Visible
 from profiler.store.manifest import read_manifest
@@ -73,7 +75,11 @@ def energy_text(energy: Mapping[str, Any], kind: str) -> str:
 def run_table(summary: Mapping[str, Any]) -> RenderableType:
     """One run: what it was, what it cost, where that went, what to try, and why something is unknown."""
     return Group(
-        _facts(summary), _phases(summary), _verdict(summary["verdict"]), *_notes(grouped_notes(summary))
+        _facts(summary),
+        _phases(summary),
+        *_ranks(summary),
+        _verdict(summary["verdict"]),
+        *_notes(grouped_notes(summary)),
     )
 
 
@@ -84,6 +90,7 @@ def _facts(summary: Mapping[str, Any]) -> RenderableType:
     rows = {
         "run": f"{summary['run_id']} ({status_text(summary)})",
         "steps": f"{summary['steps'] or 'none seen'} in {format_quantity(summary['duration_s'], 's')}",
+        "ranks": ranks_text(summary) or UNKNOWN,
         "work": work_text(summary),
         "throughput": throughput if throughput == UNKNOWN else f"{throughput} ({INSIDE_STEPS})",
         "energy": energy_text(energy, "measured") if energy["headline"] == "measured" else "not measured",
@@ -150,6 +157,21 @@ def _phases(summary: Mapping[str, Any]) -> RenderableType:
         ]
         table.add_row(*cells[: len(table.columns)])
     return table
+
+
+def _ranks(summary: Mapping[str, Any]) -> list[RenderableType]:
+    """The ranks, or the hosts where there are many, and how long they waited for each other; nothing for one."""
+    found = rank_rows(summary)
+    if not found:
+        return []
+    table = new_table("rank", "host", "status", "steps", "step p50", "step p95", "waited", "slowest in")
+    for row in found:
+        cells = (format_quantity(seconds, "s") for seconds in (row.step_s_p50, row.step_s_p95))
+        shares = (format_quantity(share, "fraction") for share in (row.wait_share, row.slowest_in))
+        table.add_row(row.who, Text(row.host), row.status, str(row.steps), *cells, *shares)
+    waited = WAITED if any(row.wait_share is not None for row in found) else None
+    lines = [line for line in (waited, slowest_text(summary)) if line]
+    return [Text(""), table, *(Text(line, style="dim") for line in lines)]
 
 
 def _verdict(findings: Sequence[Mapping[str, Any]] | None) -> RenderableType:

@@ -10,6 +10,7 @@ import polars as pl
 from profiler.errors import UsageError
 from profiler.report.axes import clock_unit, label_expression, linear_ticks, loss_title
 from profiler.report.drawing import DEVICE_COLOURS, load_altair, rows
+from profiler.report.many_series import collapsed
 from profiler.report.quantity import format_quantity
 
 if TYPE_CHECKING:
@@ -175,7 +176,7 @@ def _lines(
     if series.is_empty():
         raise UsageError(why_unknown)
     alt = load_altair()
-    drawn = downsample(series).with_columns(
+    drawn = collapsed(downsample(series)).with_columns(
         text=pl.col("value").map_elements(lambda v: format_quantity(v, unit), return_dtype=pl.String),
         time_text=pl.col("time_s").map_elements(lambda v: format_quantity(v, "s"), return_dtype=pl.String),
         source=pl.when(pl.col("source") == "estimated")

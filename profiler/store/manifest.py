@@ -79,9 +79,17 @@ class Manifest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProcessFile:
-    """What one process found: its place, its clock, its meters (each as a `Meter`'s fields).
+    """What one process found: its place, how it stands, its clock, its meters (each as a `Meter`'s fields).
 
-    `clock` anchors the monotonic seconds of its tables: `wall_unix_s` is the wall clock at second 0.
+    Attributes:
+        boot_id: Of the kernel that it ran on; None if that is not known.
+        replica: Which copy of the model it worked on, if several ranks share one; None: its own.
+        strategy: What divided the work among ranks; None if nothing did, or nobody said.
+        status: As it last knew: running, finished or interrupted; None in files of before 2026-11-22.
+        heartbeat: When it last wrote, wall clock.
+        ended_at: When it closed its record, wall clock.
+        clock: Anchors the monotonic seconds of its tables: `wall_unix_s` is the wall clock at second 0, `monotonic_s`
+            the kernel's own clock then.
     """
 
     host: str
@@ -91,6 +99,12 @@ class ProcessFile:
     pid: int
     attempt: int
     clock: Mapping[str, float]
+    boot_id: str | None = None
+    replica: int | None = None
+    strategy: str | None = None
+    status: str | None = None
+    heartbeat: str = ""
+    ended_at: str | None = None
     meters: tuple[Mapping[str, Any], ...] = ()
     notes: Mapping[str, str] = field(default_factory=dict)
 

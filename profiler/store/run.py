@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import os
-import socket
-from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 
 from profiler.records import SCHEMAS, TableName
 from profiler.store.manifest import PROCESS_NAME, Manifest
 from profiler.store.process import StoredProcess, read_process_folder
+from profiler.store.ranks import LOST_AFTER_S, Partial, age_of, is_alive, partial_of
 from profiler.store.tables import Shelf
-
-LOST_AFTER_S = 120.0
-"""A run that says "running" and whose heart has not beaten for so long is lost (it beats every 15 s)."""
 
 
 class StoredRun:
@@ -71,29 +67,15 @@ class StoredRun:
             return frozenset(SCHEMAS)
         return frozenset[TableName]().union(*(p.incomplete for p in self.processes))
 
+    @cached_property
+    def partial(self) -> Partial | None:
+        """Which of its ranks are missing, and why; None if none is."""
+        return partial_of(self.processes, self.manifest)
+
     def _is_lost(self) -> bool:
-        age_s = _age_s(self.manifest.heartbeat or self.manifest.created_at)
-        if age_s is None or age_s > LOST_AFTER_S:
-            return True
-        here = [
-            p.facts.pid for p in self.processes if p.facts.host == socket.gethostname() and p.facts.rank == 0
-        ]
-        return bool(here) and not _is_alive(here[-1])
-
-
-def _age_s(moment: str) -> float | None:
-    """Seconds since a label of wall time; None if it is none."""
-    try:
-        return (datetime.now(UTC) - datetime.fromisoformat(moment).astimezone(UTC)).total_seconds()
-    except ValueError:
-        return None
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):  # the latter for a number that no process ever had
-        return False
-    except PermissionError:
-        return True
-    return True
+        leaders = [p for p in self.processes if p.facts.rank == 0]
+        beaten = self.manifest.heartbeat or self.manifest.created_at
+        if leaders:
+            return not is_alive(leaders[-1], beaten)
+        age_s = age_of(beaten)
+        return age_s is None or age_s > LOST_AFTER_S

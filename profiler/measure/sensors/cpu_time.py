@@ -45,6 +45,8 @@ class ProcessTreeTime:
         self._counts = counts or _is_of_this_rank
         self._process = psutil.Process()
         self._living: list[psutil.Process] = []
+        self._others_s: dict[psutil.Process, float] = {}
+        self._reaped_s = self._gone_s = 0.0
         self._refreshed_s = -CHILDREN_REFRESH_S
         self._most_s = 0.0
 
@@ -56,14 +58,29 @@ class ProcessTreeTime:
         """
         own = time.process_time() if self._own else 0.0
         reaped = resource.getrusage(resource.RUSAGE_CHILDREN)
-        total = own + reaped.ru_utime + reaped.ru_stime + sum(map(_cpu_seconds, self._living_descendants()))
+        ours_s = reaped.ru_utime + reaped.ru_stime - self._reaped_of_others(reaped.ru_utime + reaped.ru_stime)
+        total = own + ours_s + sum(map(_cpu_seconds, self._living_descendants()))
         self._most_s = max(self._most_s, total)
         return self._most_s
+
+    def _reaped_of_others(self, reaped_s: float) -> float:
+        """CPU seconds of children that measured themselves and were reaped by us, as when a rank was killed.
+
+        The kernel counts a reaped child as ours, whoever it was. What it did in its last second stays so.
+        """
+        if reaped_s > self._reaped_s:
+            self._reaped_s = reaped_s
+            self._gone_s = sum(spent for child, spent in self._others_s.items() if not child.is_running())
+        return self._gone_s
 
     def _living_descendants(self) -> list[psutil.Process]:
         now = time.monotonic()
         if now - self._refreshed_s >= CHILDREN_REFRESH_S:
-            self._living = [p for p in self._process.children(recursive=True) if self._counts(p)]
+            living = self._process.children(recursive=True)
+            self._living = [child for child in living if self._counts(child)]
+            for child in living:
+                if child not in self._living and _is_own_child(child):
+                    self._others_s[child] = max(self._others_s.get(child, 0.0), _cpu_seconds(child))
             self._refreshed_s = now
         return self._living
 
@@ -140,6 +157,14 @@ def _is_of_this_rank(child: psutil.Process) -> bool:
         return bool(child.environ().get("LOCAL_RANK", "0") == os.environ.get("LOCAL_RANK", "0"))
     except psutil.ZombieProcess:
         return True  # it will be counted as reaped: left out until then, the sum would fall and wait
+    except psutil.Error:
+        return False
+
+
+def _is_own_child(process: psutil.Process) -> bool:
+    """Whether it is ours to reap; a grandchild is reaped by its own parent."""
+    try:
+        return bool(process.ppid() == os.getpid())
     except psutil.Error:
         return False
 
