@@ -151,9 +151,12 @@ def _open_cpus(
     if not any(counter.meter.component == "cpu" for counter in counters):
         notes["cpu"] = " ".join([*reasons, "The processor's energy is estimated from CPU time instead."])
         tree = descendants_time() if of_children else ProcessTreeTime()
-        return (Probe(counter=CpuTimeEnergy(tree=tree), gauge=gauge),)
+        return (Probe(counter=CpuTimeEnergy(tree=tree), gauge=gauge, driver="the process table"),)
     if place.local_rank > 0:
         notes["cpu"] = "the node's processors are measured by local rank 0"
         return ()
     notes.update({f"cpu {number}": reason for number, reason in enumerate(reasons, start=1)})
-    return tuple(Probe(counter=c, gauge=gauge if number == 0 else None) for number, c in enumerate(counters))
+    return tuple(
+        Probe(counter=c, gauge=gauge if number == 0 else None, driver="RAPL")
+        for number, c in enumerate(counters)
+    )
