@@ -120,7 +120,8 @@ class Lane:
         """Wait for the last round; a call that hangs is left behind, and said."""
         if not self.is_alive:
             return
-        self._thread.join(timeout=max(timeout_s, 0.0))
+        is_hung = self._hung_s() > GAP_S
+        self._thread.join(timeout=0.0 if is_hung else max(timeout_s, 0.0))
         since_s = self._busy_since_s
         if self.is_alive and since_s is not None:
             self._listener.on_lost(self._driver, f"{self._driver} did not answer any more")

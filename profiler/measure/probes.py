@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from profiler.errors import InvalidValueError, SensorError
-from profiler.measure.aside import OPENING_S, within
+from profiler.measure.aside import CLOSING_S, OPENING_S, at_most, within
 from profiler.measure.optional_probes import open_optional
 from profiler.measure.ranks import GpuChoice, Place, TorchUuid, order_note, select_gpus, visible_uuids
 from profiler.measure.sensors.amd_device import visible_amd
@@ -69,7 +69,8 @@ def open_probes(
         cpus: tuple[Probe, ...] = ()
         if not _is_in_module(gpus, notes):
             cpus = _open_cpus(place, rapl_root, others, notes, of_children=of_children)
-        return OpenProbes(probes=(*gpus, *others, *cpus), notes=notes, close=opened.pop_all().close)
+        let_go = partial(at_most, CLOSING_S, opened.pop_all().close)
+        return OpenProbes(probes=(*gpus, *others, *cpus), notes=notes, close=let_go)
 
 
 def _open_gpus(place: Place, wish: GpuWish, opened: ExitStack) -> tuple[tuple[Probe, ...], dict[str, str]]:

@@ -20,6 +20,8 @@
  *   hang CALL SECONDS [GPU [TIMES]]   CALL sleeps first; GPU -1 is any; so often
  *   cost SECONDS                  every call keeps the processor busy for so long, as a driver's ioctl does
  *   at T LINE                     obey LINE at the first call from T on
+ *   shift CLOCK SECONDS           set a clock of this process forward (0 realtime, 7 boottime: as a suspend does); only
+ *                                 where clock_shim.c is preloaded
  *   slow CALL SECONDS             CALL takes so long on the fake's clock: a virtual one is moved on
  *   fieldtype FIELD TYPE          the valueType of that field (default 1, unsigned int)
  *   fieldraw FIELD VALUE [TIMES]  its raw value, whatever the power is; "nan" for type 0 (double); so often
@@ -36,6 +38,8 @@
  * CALL is the name of an NVML function, field:<id> for one field's nvmlReturn (field:<id>:<scope> in scopes other than
  * 0), or gpm:<id> for that of one metric.
  */
+#define _GNU_SOURCE
+#include <dlfcn.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -319,6 +323,12 @@ EXPORT int fake_nvml_command(const char *line) { /* 0, or -1 for a line that mea
         return add_rule(text, code, gpu, after, times, 0);
     if (!strcmp(word, "hang") && sscanf(line, "%*s %63s %lf %d %d", text, &seconds, &gpu, &times) >= 2)
         return add_rule(text, OK, gpu, 0, times, seconds);
+    if (!strcmp(word, "shift") && sscanf(line, "%*s %d %lf", &code, &seconds) == 2) {
+        void (*shift)(int, double) = (void (*)(int, double))dlsym(RTLD_DEFAULT, "shift_clock");
+        if (!shift) return -1;
+        shift(code, seconds);
+        return 0;
+    }
     if (!strcmp(word, "cost") && sscanf(line, "%*s %lf", &call_cost) == 1) return 0;
     if (!strcmp(word, "at") && sscanf(line, "%*s %lf %n", &seconds, &used) >= 1 && used) {
         if (num_laters == MAX_LATERS) return -1;
