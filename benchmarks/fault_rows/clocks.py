@@ -15,16 +15,16 @@ _SLEPT_J = 300
 """What the counter shows of a sleep: less than would be taken for a leap, and a third of the run's joules."""
 
 _JUMPS = {
-    "+1 h": f"at {_AT_S} shift {_REALTIME} {_HOUR_S}",
-    "-1 h": f"at {_AT_S} shift {_REALTIME} -{_HOUR_S}",
-    "sleep": f"at {_AT_S} shift {_BOOTTIME} {_HOUR_S}\nat {_AT_S} leap 0 0 {_SLEPT_J}",
+    "sleep": [(_AT_S, f"shift {_BOOTTIME} {_HOUR_S}"), (_AT_S, f"leap 0 0 {_SLEPT_J}")],
+    "-1 h": [(_AT_S, f"shift {_REALTIME} -{_HOUR_S}")],
+    "+1 h": [(_AT_S, f"shift {_REALTIME} {_HOUR_S}")],
 }
 
 
 def _jumps(trials: int, folder: Path) -> Outcome:
     def trial(number: int) -> tuple[float, list[str]]:
-        name, lines = list(_JUMPS.items())[number % len(_JUMPS)]
-        recorded = record(folder / str(number), lines, 4.0, shim=True)
+        name, events = list(_JUMPS.items())[number % len(_JUMPS)]
+        recorded = record(folder / str(number), events, 4.0, shim=True)
         off_s = abs(recorded.summary["duration_s"] - recorded.lasted_s)
         wrong = [w for w in map(recorded.wrong_energy, ("GPU-aaaa", "GPU-bbbb")) if w]
         wrong += [] if recorded.status == STATUS else [f"exit status {recorded.status}"]
@@ -55,7 +55,7 @@ ROWS = (
         pass_line="energy inside its bar, duration as it was; a sleep is marked and its joules are left out",
         run=_jumps,
         trials=9,
-        quick=3,
-        programs=("gcc", "sh"),
+        quick=2,
+        programs=("gcc",),
     ),
 )

@@ -1,16 +1,19 @@
-"""Commands recorded by a real `joulescale exec` over the fake NVML library, found by the real binding as the driver's.
+"""Processes that record themselves for some seconds, over the fake NVML library that the real binding finds.
 
-The command says by the machine's own uptime when it ended, so that what the record costs at its exit is seen.
+Each opens its sensors and a session as a training does, makes the files at which the library obeys, and says by the
+machine's uptime when its work ended, so that what the record costs at the exit is seen.
 """
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +31,7 @@ from profiler.store.runs import open_run  # noqa: E402
 
 GPUS_W = {"GPU-aaaa": 250.0, "GPU-bbbb": 100.0}
 STATUS = 7
+Events = Sequence[tuple[float, str]]
 TOGETHER = 2
 """Processes at a time: each works for a second and then sleeps."""
 
@@ -42,12 +46,11 @@ def two_gpus() -> str:
 
 @dataclass(frozen=True)
 class Recorded:
-    """What a recorded command left.
+    """What such a process left.
 
     Attributes:
-        lasted_s: Seconds that the command lived, by the machine's uptime.
-        exit_s: Seconds from the command's end to that of the process that recorded it.
-        status: The exit status of the latter.
+        lasted_s: Seconds of its work, by the machine's uptime.
+        exit_s: Seconds from the end of its work to that of the process.
     """
 
     runs_dir: Path
@@ -91,50 +94,121 @@ class Recorded:
         off_j = abs(found["energy_j"] - true_j)
         if off_j <= found["plus_minus_j"]:
             return None
-        return f"{device}: {found['energy_j']:.1f} +- {found['plus_minus_j']:.1f} J, and it was {true_j:.1f} J"
+        return (
+            f"{device}: {found['energy_j']:.1f} +- {found['plus_minus_j']:.1f} J, and it was {true_j:.1f} J"
+        )
 
 
-def record(folder: Path, lines: str, seconds: float, *, shim: bool = False) -> Recorded:
-    """Record a command that sleeps for so long, on two GPUs to which `lines` happen.
+def record(
+    folder: Path,
+    events: Events,
+    seconds: float,
+    *,
+    shim: bool = False,
+    rapl_root: Path | None = None,
+    as_whom: Sequence[str] = (),
+) -> Recorded:
+    """Record a process that sleeps for so long, on two GPUs to which something happens meanwhile.
 
     Args:
-        folder: Made for it.
-        lines: As in `fake_nvml.c`.
-        seconds: That the command takes.
-        shim: Whether the lines may set clocks.
+        folder: Made for it if need be; holds the file `go` once its sensors are open.
+        events: Seconds of its work, in order, and what happens then, as in `fake_nvml.c`; at 0 before it starts.
+        seconds: Of its work.
+        shim: Whether the clocks may be set.
+        rapl_root: The powercap folder; there are no GPUs then.
+        as_whom: Words before its own, such as `setpriv`'s.
     """
-    folder.mkdir()
-    library = folder / "lib"
-    library.mkdir()
+    folder.mkdir(parents=True, exist_ok=True)
+    machine = "" if rapl_root else two_gpus() + _lines(folder, events)
     env = subprocess_env(
-        build_library(library),
+        _built(build_library),
         folder / "gpus.txt",
-        two_gpus() + lines + "\n",
+        machine,
         PYTHONPATH=str(ROOT),
+        HOME=str(folder),
         CUDA_VISIBLE_DEVICES="0,1",
-        **({"LD_PRELOAD": str(build_clock_shim(library))} if shim else {}),
+        **({"LD_PRELOAD": str(_built(build_clock_shim))} if shim else {}),
     )
-    start, end = folder / "start", folder / "end"
-    command = f"cat /proc/uptime > {start}; sleep {seconds}; cat /proc/uptime > {end}; exit {STATUS}"
-    words = [sys.executable, "-m", "profiler.cli.main", "exec", "--quiet", "--name", "r"]
+    (folder / "runs").mkdir()
+    for open_to_all in (folder, folder / "runs"):
+        open_to_all.chmod(0o777)
+    plan = {
+        "rapl_root": str(rapl_root or folder / "no powercap"),
+        "seconds": seconds,
+        "files": [(at_s, _file(folder, number)) for number, (at_s, _) in enumerate(events)],
+    }
     done = subprocess.run(
-        [*words, "--runs-dir", str(folder / "runs"), "--", "sh", "-c", command],
+        [*as_whom, sys.executable, "-c", _RECORD, json.dumps(plan)],
         env=env,
+        cwd=folder,
         capture_output=True,
         text=True,
-        timeout=seconds + 60.0,
+        timeout=seconds + 90.0,
     )
+    ended_s = _uptime_s()
+    told = json.loads((folder / "told.json").read_text()) if (folder / "told.json").exists() else {}
     return Recorded(
         runs_dir=folder / "runs",
-        lasted_s=_uptime_s(end) - _uptime_s(start),
-        exit_s=_uptime_s(Path("/proc/uptime")) - _uptime_s(end),
+        lasted_s=told.get("end_s", ended_s) - told.get("start_s", 0.0),
+        exit_s=ended_s - told.get("end_s", 0.0),
         status=done.returncode,
         stderr=done.stderr,
     )
 
 
-def _uptime_s(path: Path) -> float:
-    return float(path.read_text().split()[0])
+_RECORD = f"""
+import json, os, sys, time
+from pathlib import Path
+from profiler.measure.guard import Guard
+from profiler.measure.probes import GpuWish, open_probes
+from profiler.measure.ranks import Place
+from profiler.measure.session import RunFacts, Session
+
+def uptime_s():
+    return float(Path("/proc/uptime").read_text().split()[0])
+
+plan = json.loads(sys.argv[1])
+place = Place(rank=0, local_rank=0, world_size=1)
+opened = open_probes(place, GpuWish(choice="visible"), rapl_root=Path(plan["rapl_root"]))
+session = Session(Path("runs"), RunFacts(), place=place, probes=opened.probes, guard=Guard(), name="r")
+session.notes.update(opened.notes)
+Path("go").touch()
+time.sleep(0.3)
+told, start_s = {{"start_s": uptime_s()}}, session.now()
+for at_s, path in plan["files"]:
+    time.sleep(max(start_s + at_s - session.now(), 0.0))
+    Path(path).touch()
+time.sleep(start_s + plan["seconds"] - session.now())
+told["end_s"], end_s = uptime_s(), session.now()
+Path("told.json").write_text(json.dumps(told))
+session.recorder.mark("fit", start_s, end_s)
+session.close("finished")
+opened.close()
+sys.exit({STATUS})
+"""
+
+
+@cache
+def _built(build: Callable[[Path], Path]) -> Path:
+    """A library, built once."""
+    return build(Path(tempfile.mkdtemp(prefix="joulescale-fake-")))
+
+
+def _lines(folder: Path, events: Events) -> str:
+    """Each event when its file is there: the process makes it, so a slow start of the record changes nothing."""
+    whens = [
+        line if at_s == 0.0 else f"when {_file(folder, number)} {line}"
+        for number, (at_s, line) in enumerate(events)
+    ]
+    return "\n".join(whens) + "\n"
+
+
+def _file(folder: Path, number: int) -> str:
+    return str(folder / f"event-{number}")
+
+
+def _uptime_s() -> float:
+    return float(Path("/proc/uptime").read_text().split()[0])
 
 
 def outcome_of(

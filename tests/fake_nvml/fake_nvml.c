@@ -19,7 +19,7 @@
  *   clear CALL                    forget the errors of CALL
  *   hang CALL SECONDS [GPU [TIMES]]   CALL sleeps first; GPU -1 is any; so often
  *   cost SECONDS                  every call keeps the processor busy for so long, as a driver's ioctl does
- *   at T LINE                     obey LINE at the first call from T on
+ *   when PATH LINE                obey LINE at the first call after the file was made
  *   shift CLOCK SECONDS           set a clock of this process forward (0 realtime, 7 boottime: as a suspend does); only
  *                                 where clock_shim.c is preloaded
  *   slow CALL SECONDS             CALL takes so long on the fake's clock: a virtual one is moved on
@@ -45,6 +45,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 #define MAX_GPUS 16
 #define MAX_MIGS 8
@@ -77,7 +78,7 @@ typedef struct Device {
 
 typedef struct { char call[64]; int code, gpu, after, times; double hang, slow; } Rule;
 typedef struct { char call[64]; long count; } Count;
-typedef struct { double when; char line[160]; } Later;
+typedef struct { char path[160], line[160]; } Later;
 typedef struct { unsigned field; int type; int has_raw, times; unsigned long long raw; } FieldRule; /* has_raw 2: NaN */
 typedef struct { const Device *device; double time; int in_use; } Sample;
 
@@ -330,10 +331,11 @@ EXPORT int fake_nvml_command(const char *line) { /* 0, or -1 for a line that mea
         return 0;
     }
     if (!strcmp(word, "cost") && sscanf(line, "%*s %lf", &call_cost) == 1) return 0;
-    if (!strcmp(word, "at") && sscanf(line, "%*s %lf %n", &seconds, &used) >= 1 && used) {
-        if (num_laters == MAX_LATERS) return -1;
-        laters[num_laters].when = seconds;
-        snprintf(laters[num_laters++].line, sizeof laters[0].line, "%s", line + used);
+    if (!strcmp(word, "when") && num_laters < MAX_LATERS) {
+        Later *later = &laters[num_laters];
+        if (sscanf(line, "%*s %159s %n", later->path, &used) < 1 || !used) return -1;
+        snprintf(later->line, sizeof later->line, "%s", line + used);
+        num_laters++;
         return 0;
     }
     if (!strcmp(word, "slow") && sscanf(line, "%*s %63s %lf", text, &seconds) == 2) {
@@ -369,7 +371,7 @@ EXPORT int fake_nvml_command(const char *line) { /* 0, or -1 for a line that mea
 
 __attribute__((constructor)) static void configure(void) {
     const char *path = getenv("FAKE_NVML_CONFIG");
-    char line[256];
+    char line[400];
     fake_nvml_reset();
     FILE *file = path ? fopen(path, "r") : NULL;
     if (!file) return;
@@ -408,7 +410,7 @@ static void spend(void) {
 static void obey_laters(void) { /* in the order in which they were told; one thread at a time */
     static int taken;
     if (done_laters == num_laters || __sync_lock_test_and_set(&taken, 1)) return;
-    while (done_laters < num_laters && now() >= laters[done_laters].when)
+    while (done_laters < num_laters && !access(laters[done_laters].path, F_OK))
         fake_nvml_command(laters[done_laters++].line);
     __sync_lock_release(&taken);
 }
