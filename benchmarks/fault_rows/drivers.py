@@ -8,6 +8,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from fault_rows.row import Fault, Outcome
@@ -106,7 +107,7 @@ def _wrong_gap(recorded: Recorded, hang: _Hang, gpu_s: list[float]) -> list[str]
 
 
 def _widest_s(times_s: list[float]) -> float:
-    return max((later - earlier for earlier, later in zip(times_s, times_s[1:], strict=False)), default=1e9)
+    return max((later - earlier for earlier, later in pairwise(times_s)), default=1e9)
 
 
 def _losses(trials: int, folder: Path) -> Outcome:
@@ -123,12 +124,13 @@ def _losses(trials: int, folder: Path) -> Outcome:
         wrong = [w for w in map(recorded.wrong_energy, ("GPU-aaaa", "GPU-bbbb")) if w]
         wrong += [] if recorded.status == STATUS else [f"exit status {recorded.status}"]
         wrong += [] if BACK_AT_S - LOST_AT_S - 0.2 < away_s < MOST_AWAY_S else [f"away for {away_s:.1f} s"]
-        if is_lost and other_s > 0.5:
+        if is_lost and other_s > (BACK_AT_S - LOST_AT_S) / 2.0:
             wrong.append(f"the other GPU was not read for {other_s:.1f} s")
         if not is_lost and not _fell(recorded):
             wrong.append("the counter did not start anew")
-        gpus = [c for c in recorded.summary["energy"]["components"] if c["component"] == "gpu"]
-        wrong += [f"{c['device']}: no energy is known" for c in gpus if not c["energy_j"]]
+        gpus = {c["device"]: c for c in recorded.summary["energy"]["components"]}
+        wrong += [] if gpus["GPU-aaaa"]["energy_j"] else ["no energy is known of GPU-aaaa"]
+        wrong += [] if gpus["GPU-bbbb"]["at_least_j"] else ["nothing is known of GPU-bbbb"]
         return away_s, wrong
 
     return outcome_of(trial, trials, lambda away_s: f"{away_s:.1f} s without readings, 2 s of them lost")
@@ -141,7 +143,7 @@ def _fell(recorded: Recorded) -> bool:
 
 
 def _codes(trials: int, folder: Path) -> Outcome:
-    """The tests' matrix: every function that is called x every code, at opening and midway, with one test a function."""
+    """The tests' matrix: every function that is called x every code, at opening and midway; one test a function."""
     words = [sys.executable, "-m", "pytest", "-q", "--no-header", "-p", "no:cacheprovider", "-rA"]
     done = subprocess.run(
         [*words, f"--basetemp={folder / 'pytest'}", "tests/test_profiler_sensors_nvml_matrix.py"],

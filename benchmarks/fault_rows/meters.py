@@ -129,8 +129,9 @@ def _wrong(run: StoredRun, name: str) -> list[str]:
         if found["energy_j"] is None or abs(found["energy_j"] - true_j) > found["plus_minus_j"]:
             return [f"{found['device']}: {found['energy_j']} J, and it was {true_j:.1f} J"]
     wrong = [] if seen == {"cpu": 1, "dram": 1} else [f"measured {seen}"]
-    if not 0.0 <= _least_w(run, fallen=name == "starts anew") or _most_w(run) > POWER_CEILING_W:
-        wrong.append(f"powers from {_least_w(run):.0f} to {_most_w(run):.0f} W")
+    least_w = _least_w(run, fallen=name == "starts anew")
+    if least_w < 0.0 or _most_w(run) > POWER_CEILING_W:
+        wrong.append(f"powers from {least_w:.0f} to {_most_w(run):.0f} W")
     return wrong + _not_happened(run, name)
 
 

@@ -135,7 +135,7 @@ class NvmlGauge:
 
     def _due_values(self) -> dict[str, Any]:
         """Of the quantities whose time has come."""
-        now_s, values = self._clock(), {}
+        now_s, values = self._clock(), dict[str, Any]()
         for quantity, call in self._calls.items():
             if self._paces[quantity].due_s <= now_s:
                 values |= self._paced(quantity, call)
