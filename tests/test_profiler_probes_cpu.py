@@ -11,7 +11,7 @@ import pytest
 
 from profiler.measure.probes import GpuWish, OpenProbes, open_probes
 from profiler.measure.ranks import Place
-from profiler.measure.sensors.cpu_time import ProcessTreeTime, descendants_time
+from profiler.measure.sensors.cpu_time import CpuGauge, ProcessTreeTime, descendants_time
 
 
 def opened(root: Path, local_rank: int = 0, **how: bool) -> OpenProbes:
@@ -93,3 +93,11 @@ def test_what_a_living_child_has_reaped_counts(tree: type[ProcessTreeTime]) -> N
         child.stdin.close()
     assert 0.3 <= living_s < 1.0
     assert living_s <= counted.read() - before_s < living_s + 0.3
+
+
+def test_memory_is_told_once_a_second():
+    gauge = CpuGauge()
+    told = [gauge.read().memory_used_bytes for _ in range(5)]
+    assert told[0] is not None
+    assert told[0] > 1_000_000
+    assert told[1:] == [None] * 4

@@ -85,8 +85,8 @@ def _wrong_after_hang(recorded: Recorded, hang: _Hang) -> list[str]:
         said = recorded.process.facts.notes.get("gpu", "")
         return wrong if "did not answer within" in said else [*wrong, f"no reason but {said!r}"]
     cpu_s, gpu_s = recorded.cpu_times_s(), recorded.times_s("GPU-aaaa")
-    if _widest_s(cpu_s) > 1.0:
-        wrong.append(f"the processor was not read for {_widest_s(cpu_s):.1f} s")
+    if (hole_s := _widest_s([*cpu_s, recorded.end_s])) > 1.0:
+        wrong.append(f"the processor was not read for {hole_s:.1f} s")
     if hang.stops and "Running" not in hang.call:
         wrong += _wrong_gap(recorded, hang, gpu_s)
     return wrong + [w for w in map(recorded.wrong_energy, ("GPU-aaaa", "GPU-bbbb")) if w]
@@ -94,13 +94,12 @@ def _wrong_after_hang(recorded: Recorded, hang: _Hang) -> list[str]:
 
 def _wrong_gap(recorded: Recorded, hang: _Hang, gpu_s: list[float]) -> list[str]:
     """Of the hole that the hang leaves in the readings of a GPU."""
-    end_s = recorded.cpu_times_s()[-1]
-    hole_s = _widest_s([*gpu_s, end_s])
+    hole_s = _widest_s([*gpu_s, recorded.end_s])
     wrong = [] if "driver NVML" in recorded.process.facts.notes else ["the gap is not said"]
     if "gap" not in recorded.process.marks["kind"]:
         wrong.append("the gap is not marked")
     if hang.back_s is None:
-        return wrong if end_s - gpu_s[-1] > 1.0 else [*wrong, "the call did not hang"]
+        return wrong if recorded.end_s - gpu_s[-1] > 1.0 else [*wrong, "the call did not hang"]
     if not hang.back_s < hole_s < hang.back_s + 1.0:
         wrong.append(f"the hole is {hole_s:.1f} s wide for a hang of {hang.back_s} s")
     return wrong

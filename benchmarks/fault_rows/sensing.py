@@ -75,6 +75,12 @@ class Recorded:
         """Its metrics."""
         return summarize(self.run)
 
+    @property
+    def end_s(self) -> float:
+        """When its work ended, on the run's clock."""
+        (fit,) = self.process.marks.filter(self.process.marks["kind"] == "fit")["end_s"]
+        return float(fit)
+
     def times_s(self, device: str) -> list[float]:
         """When the counter of a device was read, in order."""
         known = self.process.readings.drop_nulls("energy_j")
