@@ -13,9 +13,9 @@ from fixtures_sampling import Sampling
 from fixtures_scripted import FakeClock, Script, ScriptedCpu, scripted_run
 
 from profiler.errors import SensorError
+from profiler.measure.asked import RETRY_LOST_S, RETRY_MOST_S
 from profiler.measure.guard import Guard, guarded
 from profiler.measure.lane import HANG_S
-from profiler.measure.asked import RETRY_LOST_S, RETRY_MOST_S
 from profiler.measure.sensors.base import CoTenants, GaugeReading, Meter, Probe
 from profiler.measure.sensors.scripted import ScriptedEnergy
 
