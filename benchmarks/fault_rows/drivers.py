@@ -85,7 +85,7 @@ def _wrong_after_hang(recorded: Recorded, hang: _Hang) -> list[str]:
         said = recorded.process.facts.notes.get("gpu", "")
         return wrong if "did not answer within" in said else [*wrong, f"no reason but {said!r}"]
     cpu_s, gpu_s = recorded.cpu_times_s(), recorded.times_s("GPU-aaaa")
-    if (hole_s := _widest_s([*cpu_s, recorded.end_s])) > 1.0:
+    if (hole_s := _widest_s([*cpu_s, recorded.end_s])) > (hang.seconds - HANG_AT_S) / 2.0:
         wrong.append(f"the processor was not read for {hole_s:.1f} s")
     if hang.stops and "Running" not in hang.call:
         wrong += _wrong_gap(recorded, hang, gpu_s)
