@@ -136,8 +136,6 @@ def record(
         **({"LD_PRELOAD": str(_built(build_clock_shim))} if shim else {}),
     )
     (folder / "runs").mkdir()
-    for open_to_all in (folder, folder / "runs"):
-        open_to_all.chmod(0o777)
     plan = {
         "rapl_root": str(rapl_root or folder / "no powercap"),
         "seconds": seconds,
