@@ -13,12 +13,13 @@ LOCKED := $(BIN)/pip install --quiet --no-deps --require-hashes -r requirements/
 LOCKS  := requirements/test.lock requirements/torch-cpu.lock requirements/torch.lock
 SBOM   := build/sbom.cdx.json
 
-.PHONY: help run test check audit lock bench-overhead bench-gpu bench-accuracy bench-phases faults wheel clean
+.PHONY: help run test check audit lock bench-overhead bench-sampler bench-gpu bench-accuracy bench-phases faults wheel clean
 
 help:
 	@echo "make run    train the cpu sweep of lm (about 4 minutes), print its table, plot it, open the dashboard"
 	@echo "make test   every test, the browser's included"
 	@echo "make bench-overhead   what the monitor costs a step"
+	@echo "make bench-sampler   what the sampler's threads cost, and whether its memory grows (about 10 minutes)"
 	@echo "make bench-gpu   check sensors and numbers on a machine with an NVIDIA GPU, about 7 minutes"
 	@echo "make bench-accuracy   energy of windows against the truth, beside Zeus, CodeCarbon and carbontracker (12 minutes)"
 	@echo "make bench-phases   do the error bars of energy by phase hold (about 4 minutes)"
@@ -65,6 +66,9 @@ lock:
 
 bench-overhead: $(STAMP)
 	$(BIN)/python benchmarks/overhead.py --output benchmarks/results/overhead.json
+
+bench-sampler: $(STAMP)
+	$(BIN)/python benchmarks/sampler.py --output benchmarks/results/sampler.json
 
 bench-gpu: $(STAMP)
 	$(BIN)/python benchmarks/gpu.py --output benchmarks/results/gpu

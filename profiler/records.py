@@ -77,9 +77,8 @@ class Step(NamedTuple):
     metrics: Mapping[str, float] = MappingProxyType({})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reading:
-    """What the sensors of one device said at one instant.
+class Reading(NamedTuple):
+    """What the sensors of one device said at one instant; a named tuple as `Step` is: it is made 80 times a second.
 
     `energy_j` is cumulative from an arbitrary origin; only differences mean anything. `power_w` is the
     instantaneous power where the device tells it apart from an average. `utilization` is the share of time
@@ -114,8 +113,9 @@ class Reading:
 class Mark:
     """An interval or an instant of the run, with a JSON note.
 
-    Kinds in use: fit, epoch, validation, checkpoint, budget, idle, co_tenants, second_opinion, sensor_lost,
-    gap (in what is stored), note.
+    Kinds in use: fit, epoch, validation, checkpoint, budget, idle, co_tenants, second_opinion, sensor_lost, note, gap
+    (a driver did not answer, or the disk took nothing), suspended (the machine slept, somewhere between start and end,
+    for the note's `slept_s`).
     An instant has `end_s` null.
     """
 

@@ -22,6 +22,7 @@ class Heard:
     lost: list[tuple[str, str]] = field(default_factory=list)
     news: list[tuple[str, str]] = field(default_factory=list)
     co_tenants: list[tuple[str, CoTenants]] = field(default_factory=list)
+    gaps: list[tuple[str, float, float]] = field(default_factory=list)
 
     def of(self, device: str) -> list[Reading]:
         return [reading for reading in self.readings if reading.device == device]
@@ -48,6 +49,7 @@ class Sampling:
             on_lost=lambda device, reason: self.heard.lost.append((device, reason)),
             on_news=lambda subject, sentence: self.heard.news.append((subject, sentence)),
             on_co_tenants=lambda device, others: self.heard.co_tenants.append((device, others)),
+            on_gap=lambda *gap: self.heard.gaps.append(gap),
             guard=self.guard,
             period_s=period_s,
         )

@@ -26,6 +26,7 @@ ENERGY = "nvmlDeviceGetTotalEnergyConsumption"
 FIELDS = "nvmlDeviceGetFieldValues"
 USAGE = "nvmlDeviceGetPowerUsage"
 SLOW_CALLS = {
+    "utilization": "nvmlDeviceGetUtilizationRates",
     "memory_used_bytes": "nvmlDeviceGetMemoryInfo",
     "temperature_c": "nvmlDeviceGetTemperature",
     "sm_clock_hz": "nvmlDeviceGetClockInfo",

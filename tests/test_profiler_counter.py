@@ -168,3 +168,15 @@ def test_in_a_short_run_the_close_look_makes_no_gaps_of_what_follows_it(update_s
     assert found.coverage == 1.0
     assert found.energy_j == pytest.approx(WATTS * 5.6, abs=0.06 * WATTS)
     assert found.plus_minus_j < 0.05 * found.energy_j + 0.12 * WATTS
+
+
+def test_a_gap_in_integrated_power_was_never_told():
+    """A counter goes on while nobody reads it; an integral does not, and its straight line is a guess."""
+    holed = _readings().filter(~pl.col("time_s").is_between(9.0, 13.0))
+    counted = EnergyCurve(holed, METER | {"source": "counter"}).windows([WINDOW])
+    integrated = EnergyCurve(holed, METER | {"source": "integrated"}).windows([WINDOW])
+    assert counted is not None
+    assert integrated is not None
+    assert counted.plus_minus_j < 0.06 * TRUE_J
+    assert integrated.plus_minus_j >= 4.0 * 700.0
+    assert integrated.at_least_j < 0.8 * TRUE_J < counted.at_least_j

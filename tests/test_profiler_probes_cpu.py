@@ -11,7 +11,7 @@ import pytest
 
 from profiler.measure.probes import GpuWish, OpenProbes, open_probes
 from profiler.measure.ranks import Place
-from profiler.measure.sensors.cpu_time import ProcessTreeTime, descendants_time
+from profiler.measure.sensors.cpu_time import CpuGauge, ProcessTreeTime, descendants_time
 
 
 def opened(root: Path, local_rank: int = 0, **how: bool) -> OpenProbes:
@@ -120,3 +120,11 @@ def test_a_rank_that_measures_itself_is_not_counted_when_it_is_reaped(
     rank.stdin.close()
     rank.stdout.close()
     assert tree.read() - before_s < 0.3, "the other rank's 0.6 s are its own"
+
+
+def test_memory_is_told_once_a_second():
+    gauge = CpuGauge()
+    told = [gauge.read().memory_used_bytes for _ in range(5)]
+    assert told[0] is not None
+    assert told[0] > 1_000_000
+    assert told[1:] == [None] * 4

@@ -12,6 +12,7 @@ import pytest
 from fake_nvml.build import FakeNvml
 from nvml_cases import TWO_GPUS
 
+from profiler.measure.aside import CLOSING_S
 from profiler.measure.guard import Guard
 from profiler.measure.probes import GpuWish, OpenProbes, open_probes
 from profiler.measure.ranks import Place
@@ -68,6 +69,18 @@ class TestModule:
         opened = visible(tmp_path)
         assert components(opened) == [("gpu", "device"), ("cpu", "device")]
         opened.close()
+
+
+def test_a_driver_that_hangs_as_it_is_let_go_of_is_left_behind(one_gpu: FakeNvml, tmp_path: Path) -> None:
+    opened = visible(tmp_path)
+    before = one_gpu.calls("nvmlShutdown")
+    one_gpu.tell(f"hang nvmlShutdown {4 * CLOSING_S}")
+    begin = time.monotonic()
+    opened.close()
+    assert CLOSING_S <= time.monotonic() - begin < 3 * CLOSING_S
+    assert one_gpu.calls("nvmlShutdown") > before
+    while one_gpu.refcount():  # it ends before the next test's machine
+        time.sleep(0.01)
 
 
 class TestStored:

@@ -6,13 +6,19 @@ from dataclasses import fields
 
 import polars as pl
 
+from profiler.measure.sensors.base import GaugeReading
 from profiler.records import SCHEMAS, Mark, Reading, Step, table_of
 
 
 def test_every_field_is_a_column_in_order():
-    assert SCHEMAS["steps"].names() == list(Step._fields)
-    for table, record in (("readings", Reading), ("marks", Mark)):
-        assert SCHEMAS[table].names() == [f.name for f in fields(record)]
+    for table, record in (("steps", Step), ("readings", Reading)):
+        assert SCHEMAS[table].names() == list(record._fields)
+    assert SCHEMAS["marks"].names() == [f.name for f in fields(Mark)]
+
+
+def test_a_gauge_has_the_last_columns_of_a_reading_in_order():
+    """The sampler makes one of the other by place."""
+    assert Reading._fields[5:] == GaugeReading._fields[:-1]
 
 
 def test_counters_are_64_bits_wide():

@@ -13,8 +13,9 @@ from fixtures_sampling import Sampling
 from fixtures_scripted import FakeClock, Script, ScriptedCpu, scripted_run
 
 from profiler.errors import SensorError
+from profiler.measure.asked import RETRY_LOST_S, RETRY_MOST_S
 from profiler.measure.guard import Guard, guarded
-from profiler.measure.sampler import RETRY_LOST_S, RETRY_MOST_S
+from profiler.measure.lane import HANG_S
 from profiler.measure.sensors.base import CoTenants, GaugeReading, Meter, Probe
 from profiler.measure.sensors.scripted import ScriptedEnergy
 
@@ -42,8 +43,44 @@ class Moody:
         return self.value() if callable(self.value) else self.value
 
 
-def _probe(counter: Moody, gauge: Moody | None = None) -> Probe:
-    return Probe(counter=counter, gauge=gauge)  # type: ignore[arg-type]
+def _probe(counter: Moody, gauge: Moody | None = None, driver: str = "a driver") -> Probe:
+    return Probe(counter=counter, gauge=gauge, driver=driver)  # type: ignore[arg-type]
+
+
+class Hanging:
+    """A value that is not told until the test lets go of it; afterwards at once."""
+
+    def __init__(self) -> None:
+        self.begun, self.let_go = threading.Event(), threading.Event()
+
+    def __call__(self) -> float:
+        self.begun.set()
+        self.let_go.wait(30.0)
+        return 1.0
+
+
+class Beside:
+    """A driver that hangs beside one that does not, both sampled on their own threads."""
+
+    def __init__(self) -> None:
+        self.hang, self.counter, self.other = Hanging(), Moody(1.0), Moody(2.0)
+        self.other.meter = replace(self.other.meter, device="other", update_period_s=None)
+        self.run = Sampling(
+            _probe(self.counter, driver="NVML"), _probe(self.other, driver="RAPL"), period_s=0.01, real=True
+        )
+
+    def begin(self) -> None:
+        self.run.sampler.start()
+        self.counter.value = self.hang
+        assert self.hang.begun.wait(5.0)
+
+    def wait_for_others(self, count: int) -> None:
+        """Until the other driver was read so often from now on."""
+        until = self.other.asked + count
+        deadline_s = time.monotonic() + 5.0
+        while self.other.asked < until:
+            assert time.monotonic() < deadline_s, "the other driver is not read"
+            time.sleep(0.005)
 
 
 def test_a_reading_has_the_time_of_its_counter_and_all_that_the_gauge_said():
@@ -226,6 +263,63 @@ def test_a_hanging_sensor_blocks_neither_the_stop_nor_the_training():
     run.sampler.stop()
     assert time.monotonic() - start < 2.0
     hang.set()
+
+
+def test_a_driver_that_hangs_leaves_the_others_going_on():
+    beside = Beside()
+    beside.begin()
+    told = len(beside.run.heard.of("GPU-a"))
+    beside.wait_for_others(10)
+    assert len(beside.run.heard.of("GPU-a")) == told
+    beside.hang.let_go.set()
+    beside.run.sampler.stop()
+
+
+def test_a_driver_that_hangs_is_waited_for_once():
+    beside = Beside()
+    beside.begin()
+    beside.run.sampler.sample()
+    start_s, asked = time.monotonic(), beside.other.asked
+    for _ in range(50):
+        beside.run.sampler.sample()
+    assert beside.other.asked >= asked + 50
+    assert time.monotonic() - start_s < 50 * HANG_S / 2.0
+    beside.hang.let_go.set()
+    beside.run.sampler.stop()
+
+
+def test_a_driver_that_hangs_to_the_end_is_said_with_its_gap():
+    beside = Beside()
+    beside.begin()
+    beside.wait_for_others(3)
+    beside.run.sampler.stop(timeout_s=0.1)
+    assert beside.run.lost == [("NVML", "NVML did not answer any more")]
+    ((driver, start_s, end_s),) = beside.run.heard.gaps
+    assert driver == "NVML"
+    assert start_s < end_s
+    beside.hang.let_go.set()
+
+
+def test_after_a_hang_it_is_read_on_at_once_and_the_late_answer_is_none():
+    """A twentieth of the time for a hang of a minute would be a pause of 19 more."""
+    beside = Beside()
+    beside.begin()
+    time.sleep(1.2)
+    told = len(beside.run.heard.of("GPU-a"))
+    beside.counter.value = 5.0
+    beside.hang.let_go.set()
+    deadline_s = time.monotonic() + 1.0
+    while len(beside.run.heard.of("GPU-a")) < told + 3 and time.monotonic() < deadline_s:
+        time.sleep(0.01)
+    beside.run.sampler.stop()
+    after = beside.run.heard.of("GPU-a")[told:]
+    assert len(after) >= 3
+    assert {reading.energy_j for reading in after} == {5.0}  # and not the 1.0 that came late
+    (lost,) = beside.run.lost
+    assert lost[1].startswith("GPU-a answered after 1.")
+    assert lost[1].endswith("s only: what moment that is of is not known")
+    ((driver, start_s, end_s),) = beside.run.heard.gaps
+    assert (driver, end_s - start_s > 1.0) == ("NVML", True)
 
 
 def test_another_exception_switches_sampling_off_with_the_reason(caplog: pytest.LogCaptureFixture):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from dataclasses import fields
 
 import pytest
 from fake_nvml.build import FakeNvml
@@ -13,16 +12,15 @@ from nvml_cases import ALL_CODES, GONE, GPM_METRICS, gauge_of, opened
 from profiler.errors import SensorError
 from profiler.measure.sensors.base import GaugeReading
 from profiler.measure.sensors.nvml_device import NvmlDevice, NvmlSession
-from profiler.measure.sensors.nvml_gpm import NvmlGpm
+from profiler.measure.sensors.nvml_gauge import PERIODS_S
+from profiler.measure.sensors.nvml_gpm import GPM, NvmlGpm
 
 H100 = "gpu GPU-aaaa NVIDIA H100 80GB HBM3\npower 0 0 250\n"
 
 
 def given(reading: GaugeReading) -> dict[str, float]:
     return {
-        field.name: getattr(reading, field.name)
-        for field in fields(reading)
-        if field.name in GPM_METRICS and getattr(reading, field.name) is not None
+        name: value for name, value in reading._asdict().items() if name in GPM_METRICS and value is not None
     }
 
 
@@ -47,12 +45,12 @@ class TestValues:
         )
 
     def test_each_reading_is_the_mean_since_the_last(self, fake_nvml: FakeNvml) -> None:
-        fake_nvml.tell(H100 + "gpm 0 2 0 0\ngpm 0 2 1.5 100\ngpm 0 2 2.25 20")
+        fake_nvml.tell(H100 + "gpm 0 2 0 0\ngpm 0 2 3 100\ngpm 0 2 4.5 20")
         gauge, seen = gauge_of(opened(fake_nvml)), {}
-        for tick in range(45):
+        for tick in range(90):
             fake_nvml.set_time(tick * 0.1)
             seen |= {tick: value} if (value := gauge.read().sm_activity) is not None else {}
-        assert seen == pytest.approx({10: 0.0, 20: 0.5, 30: 0.25 + 0.75 * 0.2, 40: 0.2})
+        assert seen == pytest.approx({20: 0.0, 40: 0.5, 60: 0.25 + 0.75 * 0.2, 80: 0.2})
 
     def test_two_buffers_are_enough_for_ever(self, one_gpu: FakeNvml) -> None:
         probes = opened(one_gpu)
@@ -87,7 +85,7 @@ class TestRefusals:
                 one_gpu.tell("error nvmlGpmSampleGet 4")
             if second == 5:
                 one_gpu.tell("clear nvmlGpmSampleGet")
-            one_gpu.set_time(second)
+            one_gpu.set_time(second * PERIODS_S[GPM])
             reading = gauge.read()
             assert reading.power_w == 250
             known += [second] if given(reading) else []
@@ -135,7 +133,7 @@ class TestRefusals:
         with pytest.raises(SensorError, match="code 9"):
             gauge.read()
         assert given(gauge.read()) == {}
-        one_gpu.set_time(2)
+        one_gpu.set_time(1 + PERIODS_S[GPM])
         assert given(gauge.read())
 
 

@@ -20,7 +20,8 @@ from accuracy.realtime import PEER_NVML, ROOT
 from accuracy.scores import Window
 from accuracy.traces import LENGTH_S, UUID, Rng, Trace, seeded, true_joules
 from profiler.measure.guard import Guard
-from profiler.measure.sampler import CLOSE_LOOK_S, CLOSE_PERIOD_S, SAMPLING_PERIOD_S, Sampler
+from profiler.measure.lane import CLOSE_LOOK_S, CLOSE_PERIOD_S
+from profiler.measure.sampler import SAMPLING_PERIOD_S, Sampler
 from profiler.measure.sensors.nvml import open_gpus
 from profiler.metrics.energy import EnergyCurve
 from profiler.records import SCHEMAS, Reading
@@ -109,7 +110,7 @@ def record(
         sampler.sample()
     meter = asdict(gpus.probes[0].counter.meter)
     gpus.close()
-    return pl.DataFrame([asdict(row) for row in rows], schema=SCHEMAS["readings"]), meter
+    return pl.DataFrame(rows, schema=SCHEMAS["readings"]), meter
 
 
 def instants(trace: Trace, rng: Rng) -> list[float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from typing import TypeVar
 
 from profiler.errors import SensorError
@@ -13,6 +13,9 @@ T = TypeVar("T")
 
 OPENING_S = 5.0
 """Finding and opening the devices of a node takes a fraction of this."""
+
+CLOSING_S = 0.5
+"""Letting go of them, too; the end of a training must not wait for a driver that hangs."""
 
 
 def aside(call: Callable[[], T]) -> Future[T]:
@@ -41,3 +44,8 @@ def within(seconds: float, who: str, call: Callable[[], T]) -> T:
         raise SensorError(
             f"{who} did not answer within {seconds:g} s, so it is not asked again in this run."
         ) from None
+
+
+def at_most(seconds: float, call: Callable[[], None]) -> None:
+    """Make a call whose result nobody needs; if it does not return in time, its thread is left behind."""
+    wait([aside(call)], timeout=seconds)

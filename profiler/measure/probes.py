@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from profiler.errors import InvalidValueError, SensorError
-from profiler.measure.aside import OPENING_S, within
+from profiler.measure.aside import CLOSING_S, OPENING_S, at_most, within
 from profiler.measure.optional_probes import open_optional
 from profiler.measure.ranks import GpuChoice, Place, TorchUuid, order_note, select_gpus, visible_uuids
 from profiler.measure.sensors.amd_device import visible_amd
@@ -76,7 +76,8 @@ def open_probes(
         cpus: tuple[Probe, ...] = ()
         if not _is_in_module(gpus, notes):
             cpus = _open_cpus(place, rapl_root, others, notes, of_children=of_children)
-        return OpenProbes(probes=(*gpus, *others, *cpus), notes=notes, close=opened.pop_all().close)
+        let_go = partial(at_most, CLOSING_S, opened.pop_all().close)
+        return OpenProbes(probes=(*gpus, *others, *cpus), notes=notes, close=let_go)
 
 
 def _open_gpus(place: Place, wish: GpuWish, opened: ExitStack) -> tuple[tuple[Probe, ...], dict[str, str]]:
@@ -158,9 +159,12 @@ def _open_cpus(
     if not any(counter.meter.component == "cpu" for counter in counters):
         notes["cpu"] = " ".join([*reasons, "The processor's energy is estimated from CPU time instead."])
         tree = descendants_time() if of_children else ProcessTreeTime()
-        return (Probe(counter=CpuTimeEnergy(tree=tree), gauge=gauge),)
+        return (Probe(counter=CpuTimeEnergy(tree=tree), gauge=gauge, driver="the process table"),)
     if place.local_rank > 0:
         notes["cpu"] = "the node's processors are measured by local rank 0"
         return ()
     notes.update({f"cpu {number}": reason for number, reason in enumerate(reasons, start=1)})
-    return tuple(Probe(counter=c, gauge=gauge if number == 0 else None) for number, c in enumerate(counters))
+    return tuple(
+        Probe(counter=c, gauge=gauge if number == 0 else None, driver="RAPL")
+        for number, c in enumerate(counters)
+    )

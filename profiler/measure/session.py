@@ -118,6 +118,7 @@ class Session:
         self._place, self._probes, self._facts, self._peak = place, tuple(probes), facts, peak
         self._clock, self._origin_s, self._wall_unix_s = clock, clock(), time.time()
         self._created_at, self._status = _utc_now(), "running"
+        self._slept_s = 0.0
         folder = writable_runs_dir(runs_dir.absolute())  # the training may change its folder
         given = free_name(folder, name, place.rank) if name else shared_name(folder, place)
         run_id = given or new_run_id(facts.workload)
@@ -159,6 +160,8 @@ class Session:
             on_lost=self._sensor_lost,
             on_news=self._sensor_news,
             on_co_tenants=self._co_tenants,
+            on_gap=self._driver_gap,
+            on_suspended=self._suspended,
             guard=guard,
             period_s=sampling_period_s,
         )
@@ -219,6 +222,18 @@ class Session:
     def _co_tenants(self, device: str, others: CoTenants) -> None:
         note = {"device": device, "processes": others.processes, "memory_bytes": others.memory_bytes}
         self.recorder.mark("co_tenants", self.now(), note=note)
+
+    def _driver_gap(self, driver: str, start_s: float, end_s: float) -> None:
+        self.notes[f"driver {driver}"] = f"{driver} did not answer from {start_s:.1f} s to {end_s:.1f} s"
+        self.recorder.mark("gap", start_s, end_s, {"driver": driver})
+
+    def _suspended(self, start_s: float, end_s: float, slept_s: float) -> None:
+        self._slept_s += slept_s
+        self.notes["suspended"] = (
+            f"the machine slept for {self._slept_s:.0f} s in all: they are no part of any duration, and what counters "
+            "say of them no part of the energy"
+        )
+        self.recorder.mark("suspended", start_s, end_s, {"slept_s": slept_s})
 
     def _notes(self) -> dict[str, str]:
         dropped = self._writer.dropped

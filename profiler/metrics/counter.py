@@ -11,7 +11,7 @@ its joules of that time count as never told, too.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,23 +69,28 @@ class Course:
     period_s: float | None
 
 
-def course_of(readings: pl.DataFrame, meter: Mapping[str, Any]) -> tuple[Course | None, tuple[str, ...]]:
+def course_of(
+    readings: pl.DataFrame, meter: Mapping[str, Any], asleep: Sequence[tuple[float, float]] = ()
+) -> tuple[Course | None, tuple[str, ...]]:
     """The course that rows with `time_s`, `energy_j` and, maybe, `power_w` tell, and a sentence for every fault.
 
     Args:
         readings: Rows of one device, any order.
         meter: The fields of `Meter` as stored: `update_period_s`, `power_max_w`.
+        asleep: Seconds between which the machine slept; what the counter did meanwhile is not believed.
 
     Returns:
         No course if it changed less than twice, or fell so often that it is no counter.
     """
     known, faults = _believable(readings)
     read_s = known["time_s"].to_numpy().astype(np.float64)
-    read_j, broken, more = _without_jumps(read_s, known["energy_j"].to_numpy().astype(np.float64), meter)
+    told_j = known["energy_j"].to_numpy().astype(np.float64)
+    across = _across(read_s, asleep)
+    read_j, broken, more = _without_jumps(read_s, told_j, meter, across)
     moved = _changed_at(read_j, meter["update_period_s"])
     period_s = _period(read_s, moved, meter["update_period_s"])
     faults += more
-    if len(moved) < 2 or read_j[-1] <= read_j[0] or _falls(known) > MOST_FALLS:
+    if len(moved) < 2 or read_j[-1] <= read_j[0] or _falls(told_j, across) > MOST_FALLS:
         return None, tuple(faults)
     time_s, late_s = _instants(read_s, moved, period_s)
     usual_s = _usual_gap(read_s, meter["update_period_s"])
@@ -96,6 +101,8 @@ def course_of(readings: pl.DataFrame, meter: Mapping[str, Any]) -> tuple[Course 
     if frozen.any():
         faults.append(_frozen_sentence(np.diff(knot_s)[frozen], power_of(readings)))
     untold = frozen | _touched(knot_s, read_s, broken)
+    if meter.get("source") == "integrated":  # nothing counted while nobody looked
+        untold |= bridged
     first = len(knot_s) - len(moved) - (knot_s[-1] > time_s[-1])
     course = Course(
         time_s=knot_s,
@@ -122,17 +129,26 @@ def _believable(readings: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
     return fine.sort("time_s", "energy_j").unique("time_s", keep="last", maintain_order=True), faults
 
 
+def _across(time_s: Floats, asleep: Sequence[tuple[float, float]]) -> Flags:
+    """Which steps between readings go across a sleep."""
+    across = np.zeros(max(len(time_s) - 1, 0), dtype=np.bool_)
+    for start_s, end_s in asleep:
+        across |= (time_s[:-1] < end_s) & (time_s[1:] > start_s)
+    return across
+
+
 def _without_jumps(
-    time_s: Floats, energy_j: Floats, meter: Mapping[str, Any]
+    time_s: Floats, energy_j: Floats, meter: Mapping[str, Any], asleep: Flags
 ) -> tuple[Floats, Flags, list[str]]:
-    """The counter with its falls and impossible rises bridged at the power around them; which steps these were."""
+    """The counter with its falls, impossible rises and sleeps bridged at the power around; which steps these were."""
     steps, seconds = np.diff(energy_j), np.diff(time_s)
     fell = steps < 0.0
     leapt = np.zeros_like(fell)
     if meter.get("power_max_w") and meter.get("source", "counter") == "counter":
         waited_s = time_s[1:] - _last_change_s(time_s, steps) + (meter["update_period_s"] or 0.0)
         leapt = steps > IMPOSSIBLE * meter["power_max_w"] * waited_s
-    broken = fell | leapt
+    broken = fell | leapt | asleep
+    fell, leapt = fell & ~asleep, leapt & ~asleep
     if broken.any():
         middle_s, sound = time_s[1:] - seconds / 2.0, ~broken
         around_w = (
@@ -144,8 +160,8 @@ def _without_jumps(
     return np.concatenate([energy_j[:1], energy_j[:1] + np.cumsum(steps)]), broken, faults
 
 
-def _falls(known: pl.DataFrame) -> int:
-    return int((known["energy_j"].diff() < 0.0).sum())
+def _falls(told_j: Floats, across: Flags) -> int:
+    return int(np.count_nonzero((np.diff(told_j) < 0.0) & ~across))
 
 
 def _last_change_s(time_s: Floats, steps: Floats) -> Floats:

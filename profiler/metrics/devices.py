@@ -115,9 +115,15 @@ def _device_curve(process: StoredProcess, meter: Mapping[str, Any]) -> DeviceCur
         process=process,
         meter=meter,
         readings=readings,
-        curve=EnergyCurve(readings, meter),
+        curve=EnergyCurve(readings, meter, _asleep(process)),
         aliasing=aliasing(durations_s, meter["update_period_s"]) if may_alias else None,
     )
+
+
+def _asleep(process: StoredProcess) -> Windows:
+    """Seconds between which the machine slept, somewhere; on the run's clock a sleep takes no time."""
+    marks = process.marks.filter(pl.col("kind") == "suspended").drop_nulls("end_s")
+    return [(float(start), float(end)) for start, end in marks.select("start_s", "end_s").iter_rows()]
 
 
 def fit_window(process: StoredProcess) -> tuple[float, float] | None:

@@ -68,14 +68,17 @@ class EnergyCurve:
     Args:
         readings: Rows of one device with `time_s`, `energy_j` and, maybe, `power_w`, any order.
         meter: The fields of `Meter` as stored: `update_period_s`, `relative_uncertainty`, `power_max_w`.
+        asleep: Seconds between which the machine slept.
 
     Attributes:
         faults: A sentence for everything that was wrong with the readings.
     """
 
-    def __init__(self, readings: pl.DataFrame, meter: Mapping[str, Any]) -> None:
+    def __init__(
+        self, readings: pl.DataFrame, meter: Mapping[str, Any], asleep: Sequence[tuple[float, float]] = ()
+    ) -> None:
         self._meter = meter
-        self._course, self.faults = course_of(readings, meter)
+        self._course, self.faults = course_of(readings, meter, asleep)
         if self._course is not None:
             self._seconds: Floats = np.diff(self._course.time_s)
             self._watts: Floats = np.diff(self._course.energy_j) / self._seconds

@@ -21,6 +21,14 @@ def build_library(folder: Path, *defines: str, soname: str = SONAME, extra: Sequ
     return library
 
 
+def build_clock_shim(folder: Path) -> Path:
+    """What is preloaded so that the line `shift` can set a process's clocks."""
+    shim = folder / "clock_shim.so"
+    source = SOURCE.with_name("clock_shim.c")
+    subprocess.run(["gcc", "-std=gnu11", "-O1", "-fPIC", "-shared", "-o", shim, source], check=True)
+    return shim
+
+
 def subprocess_env(library: Path, config: Path, script: str, **variables: str) -> dict[str, str]:
     """The environment of a process that finds the fake library, set up by the lines of `script`."""
     config.write_text(script)

@@ -13,10 +13,15 @@
  *   window GPU SECONDS            averaging window of the average power (default 1)
  *   offset GPU JOULES             what the counter says at time 0
  *   reset GPU T                   the counter starts again from 0 at T
+ *   leap GPU T JOULES             the counter shows so much more from T on, as after a suspend
  *   set GPU KEY VALUE             utilization memory temperature clock limit max_limit reasons
  *   error CALL CODE [GPU [AFTER [TIMES]]]   CALL returns CODE; GPU -1 is any; after so many calls; so often
  *   clear CALL                    forget the errors of CALL
- *   hang CALL SECONDS             CALL sleeps first
+ *   hang CALL SECONDS [GPU [TIMES]]   CALL sleeps first; GPU -1 is any; so often
+ *   cost SECONDS                  every call keeps the processor busy for so long, as a driver's ioctl does
+ *   when PATH LINE                obey LINE at the first call after the file was made
+ *   shift CLOCK SECONDS           set a clock of this process forward (0 realtime, 7 boottime: as a suspend does); only
+ *                                 where clock_shim.c is preloaded
  *   slow CALL SECONDS             CALL takes so long on the fake's clock: a virtual one is moved on
  *   fieldtype FIELD TYPE          the valueType of that field (default 1, unsigned int)
  *   fieldraw FIELD VALUE [TIMES]  its raw value, whatever the power is; "nan" for type 0 (double); so often
@@ -33,16 +38,20 @@
  * CALL is the name of an NVML function, field:<id> for one field's nvmlReturn (field:<id>:<scope> in scopes other than
  * 0), or gpm:<id> for that of one metric.
  */
+#define _GNU_SOURCE
+#include <dlfcn.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 #define MAX_GPUS 16
 #define MAX_MIGS 8
 #define MAX_SEGMENTS 16384
 #define MAX_RULES 128
+#define MAX_LATERS 16
 #define EXPORT __attribute__((visibility("default")))
 
 enum { OK = 0, UNINITIALIZED = 1, INVALID_ARGUMENT = 2, NOT_SUPPORTED = 3, NOT_FOUND = 6, SMALL = 7 };
@@ -61,7 +70,7 @@ typedef struct Device {
     double update, window, offset, reset, seen, gain;
     double seen_until, seen_j; /* what a part-time counter has gathered so far */
     double utilization, memory, temperature, clock, limit, max_limit, reasons;
-    double module_w;
+    double module_w, leap, leap_j;
     GpmStep gpm[MAX_GPM_STEPS];
     Process processes[MAX_PROCESSES];
     int num_gpm, num_processes, found_in; /* the driver's load in which the handle was last looked up */
@@ -69,6 +78,7 @@ typedef struct Device {
 
 typedef struct { char call[64]; int code, gpu, after, times; double hang, slow; } Rule;
 typedef struct { char call[64]; long count; } Count;
+typedef struct { char path[160], line[160]; } Later;
 typedef struct { unsigned field; int type; int has_raw, times; unsigned long long raw; } FieldRule; /* has_raw 2: NaN */
 typedef struct { const Device *device; double time; int in_use; } Sample;
 
@@ -80,6 +90,9 @@ static Rule rules[MAX_RULES];
 static Count counts[64];
 static FieldRule field_rules[16];
 static int num_rules, num_counts, num_field_rules;
+static Later laters[MAX_LATERS];
+static int num_laters, done_laters;
+static double call_cost;
 static Sample samples[MAX_SAMPLES];
 static int misused_samples;                      /* freed ones that were written to, read or freed again */
 static int loads = 1, is_unloaded, unload_code, started_in; /* of the driver, and in which load NVML was started */
@@ -149,7 +162,8 @@ static double counted(Device *d, double t) { /* what the counter gathered in [0,
 
 static double energy_j(Device *d) {
     double t = last_update(d);
-    if (!d->has_reset || now() < d->reset) return d->offset + counted(d, t) + d->module_w * t;
+    double leapt = d->leap_j && t >= d->leap ? d->leap_j : 0;
+    if (!d->has_reset || now() < d->reset) return d->offset + leapt + counted(d, t) + d->module_w * t;
     return t > d->reset ? counted(d, t) - counted(d, d->reset) : 0;
 }
 
@@ -167,7 +181,8 @@ EXPORT void fake_nvml_reset(void) {
     virtual_now = 0;
     real_start = monotonic();
     memset(samples, 0, sizeof samples);
-    misused_samples = is_unloaded = started_in = 0;
+    misused_samples = is_unloaded = started_in = num_laters = done_laters = 0;
+    call_cost = 0;
     loads = 1;
 }
 
@@ -274,6 +289,7 @@ static int gpu_command(const char *word, int gpu, const char *rest) {
         d->wave_w = a; d->wave_period = b; d->wave_duty = c; d->wave_phase = e;
         return 0;
     }
+    if (!strcmp(word, "leap") && sscanf(rest, "%lf %lf", &a, &b) == 2) { d->leap = a; d->leap_j = b; return 0; }
     if (!strcmp(word, "gpm") && sscanf(rest, "%u %lf %lf", &number, &a, &b) == 3) return add_gpm(d, number, a, b);
     if (!strcmp(word, "process") && sscanf(rest, "%u %lld", &number, &bytes) == 2) return add_process(d, number, bytes);
     if (!strcmp(word, "exit") && sscanf(rest, "%u", &number) == 1) return end_process(d, number);
@@ -306,8 +322,22 @@ EXPORT int fake_nvml_command(const char *line) { /* 0, or -1 for a line that mea
     if (!strcmp(word, "error") &&
         sscanf(line, "%*s %63s %d %d %d %d", text, &code, &gpu, &after, &times) >= 2)
         return add_rule(text, code, gpu, after, times, 0);
-    if (!strcmp(word, "hang") && sscanf(line, "%*s %63s %lf", text, &seconds) == 2)
-        return add_rule(text, OK, -1, 0, -1, seconds);
+    if (!strcmp(word, "hang") && sscanf(line, "%*s %63s %lf %d %d", text, &seconds, &gpu, &times) >= 2)
+        return add_rule(text, OK, gpu, 0, times, seconds);
+    if (!strcmp(word, "shift") && sscanf(line, "%*s %d %lf", &code, &seconds) == 2) {
+        void (*shift)(int, double) = (void (*)(int, double))dlsym(RTLD_DEFAULT, "shift_clock");
+        if (!shift) return -1;
+        shift(code, seconds);
+        return 0;
+    }
+    if (!strcmp(word, "cost") && sscanf(line, "%*s %lf", &call_cost) == 1) return 0;
+    if (!strcmp(word, "when") && num_laters < MAX_LATERS) {
+        Later *later = &laters[num_laters];
+        if (sscanf(line, "%*s %159s %n", later->path, &used) < 1 || !used) return -1;
+        snprintf(later->line, sizeof later->line, "%s", line + used);
+        num_laters++;
+        return 0;
+    }
     if (!strcmp(word, "slow") && sscanf(line, "%*s %63s %lf", text, &seconds) == 2) {
         if (add_rule(text, OK, -1, 0, -1, 0)) return -1;
         rules[num_rules - 1].slow = seconds;
@@ -341,7 +371,7 @@ EXPORT int fake_nvml_command(const char *line) { /* 0, or -1 for a line that mea
 
 __attribute__((constructor)) static void configure(void) {
     const char *path = getenv("FAKE_NVML_CONFIG");
-    char line[256];
+    char line[400];
     fake_nvml_reset();
     FILE *file = path ? fopen(path, "r") : NULL;
     if (!file) return;
@@ -366,14 +396,38 @@ static void take(double seconds) { /* this long on the fake's clock */
     else nanosleep(&t, NULL);
 }
 
+static double busy(void) { /* processor seconds of this thread */
+    struct timespec t;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+static void spend(void) {
+    if (call_cost <= 0) return;
+    for (double until = busy() + call_cost; busy() < until;) {}
+}
+
+static void obey_laters(void) { /* in the order in which they were told; one thread at a time */
+    static int taken;
+    if (done_laters == num_laters || __sync_lock_test_and_set(&taken, 1)) return;
+    while (done_laters < num_laters && !access(laters[done_laters].path, F_OK))
+        fake_nvml_command(laters[done_laters++].line);
+    __sync_lock_release(&taken);
+}
+
 static int ruling(const char *call, int gpu) {
+    obey_laters();
     count_call(call);
+    if (!strncmp(call, "nvml", 4)) spend();
     for (int i = 0; i < num_rules; i++) {
         Rule *r = &rules[i];
         if (strcmp(r->call, call) || (r->gpu >= 0 && r->gpu != gpu)) continue;
         if (r->hang > 0) {
             struct timespec t = {(time_t)r->hang, (long)(fmod(r->hang, 1) * 1e9)};
+            if (r->times == 0) continue;
+            if (r->times > 0) r->times--;
             nanosleep(&t, NULL);
+            continue;
         }
         if (r->slow > 0) take(r->slow);
         if (r->after > 0) { r->after--; continue; }

@@ -23,6 +23,7 @@ CHECK_S = 0.2
 """Seconds over which the counter is held against the power at the start."""
 
 SLOW_PERIOD_S = 1.0
+_DRIVER = "the library for amd"
 
 _UPDATE_PERIOD_S = 0.01
 """A guess: the kernel's copy is at most 1 ms old (amdgpu, `smu_cmn_get_metrics_table`); the firmware's is not told."""
@@ -208,9 +209,9 @@ def _doubt(device: AmdDevice, start_j: float | None, seconds: float) -> str | No
 def _probe(device: AmdDevice, doubt: str | None, clock: Callable[[], float]) -> Probe:
     gauge = AmdGauge(device, clock=clock)
     if doubt is None:
-        return Probe(counter=AmdEnergy(device, _meter(device, "counter")), gauge=gauge)
+        return Probe(counter=AmdEnergy(device, _meter(device, "counter")), gauge=gauge, driver=_DRIVER)
     counter: EnergyCounter = IntegratedPower(_meter(device, "integrated"), device.power_w, clock=clock)
-    return Probe(counter=counter, gauge=gauge)
+    return Probe(counter=counter, gauge=gauge, driver=_DRIVER)
 
 
 def _meter(device: AmdDevice, source: Source) -> Meter:

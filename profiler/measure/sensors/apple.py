@@ -141,5 +141,5 @@ def open_apple(
         except SensorError as refusal:
             reasons.append(f"{name}: {refusal}, so its energy is null.")
         else:
-            probes.append(Probe(counter=counter))
+            probes.append(Probe(counter=counter, driver="the library for apple"))
     return tuple(probes), tuple(reasons)

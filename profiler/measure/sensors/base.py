@@ -7,8 +7,9 @@ sampler records the reason. Nothing here knows about runs, steps or files.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Protocol
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import NamedTuple, Protocol
 
 from profiler.records import Component, Scope, Source
 
@@ -62,9 +63,8 @@ class EnergyCounter(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GaugeReading:
-    """Momentary values of one device; what it does not offer is None. Units as in `records.Reading`.
+class GaugeReading(NamedTuple):
+    """Momentary values of one device; what it does not offer is None. Units and order as in `records.Reading`.
 
     Attributes:
         news: What a reader should know from now on, by quantity: why it went missing, is asked less often or changed.
@@ -86,7 +86,7 @@ class GaugeReading:
     sm_clock_hz: float | None = None
     power_limit_w: float | None = None
     throttle_reasons: int | None = None
-    news: Mapping[str, str] = field(default_factory=dict)
+    news: Mapping[str, str] = MappingProxyType({})
 
 
 class Gauge(Protocol):
@@ -123,10 +123,12 @@ class Probe:
     Attributes:
         counter: Its energy.
         gauge: Everything else; None when there is nothing else.
+        driver: Who answers for it. A call that hangs holds up the other probes of its driver, and no one else's.
         co_tenants: Asks who else uses the device, or raises `SensorError`. It is slow, so asked at the start and the
             end only; None for a device that nobody shares, or that cannot tell.
     """
 
     counter: EnergyCounter
     gauge: Gauge | None = None
+    driver: str = "the driver"
     co_tenants: Callable[[], CoTenants] | None = None

@@ -19,11 +19,15 @@ import psutil
 
 from profiler.hardware import CpuPower, cpu_power
 from profiler.measure.sensors.base import GaugeReading, Meter
+from profiler.measure.sensors.pace import Pace
 from profiler.units import FRACTION_PER_PERCENT
 
 CHILDREN_REFRESH_S = 1.0
-"""Finding child processes walks the process table (about 5 ms), so it is done this seldom."""
+CHILDREN_SHARE = 0.002
+"""Finding child processes walks the process table (5 ms where there are 300), so it is done this seldom, and no more
+than for this share of the time. A child counts with all its time once it is found, or once it was reaped."""
 
+MEMORY_PERIOD_S = 1.0
 
 MIN_UTILIZATION_WINDOW_S = 0.5
 """The kernel counts busy time in ticks of 10 ms: over 50 of them the share is good to 2 %."""
@@ -47,7 +51,7 @@ class ProcessTreeTime:
         self._living: list[psutil.Process] = []
         self._others_s: dict[psutil.Process, float] = {}
         self._reaped_s = self._gone_s = 0.0
-        self._refreshed_s = -CHILDREN_REFRESH_S
+        self._pace = Pace(CHILDREN_REFRESH_S, CHILDREN_SHARE)
         self._most_s = 0.0
 
     def read(self) -> float:
@@ -74,14 +78,14 @@ class ProcessTreeTime:
         return self._gone_s
 
     def _living_descendants(self) -> list[psutil.Process]:
-        now = time.monotonic()
-        if now - self._refreshed_s >= CHILDREN_REFRESH_S:
+        start_s = time.monotonic()
+        if start_s >= self._pace.due_s:
             living = self._process.children(recursive=True)
             self._living = [child for child in living if self._counts(child)]
             for child in living:
                 if child not in self._living and _is_own_child(child):
                     self._others_s[child] = max(self._others_s.get(child, 0.0), _cpu_seconds(child))
-            self._refreshed_s = now
+            self._pace.made(start_s, time.monotonic() - start_s)
         return self._living
 
 
@@ -132,19 +136,26 @@ class CpuGauge:
 
     def __init__(self, *, own_memory: bool = True) -> None:
         self._process = psutil.Process() if own_memory else None
+        self._memory = Pace(MEMORY_PERIOD_S)
         psutil.cpu_percent(interval=None)  # the first call only sets the mark that the next one measures from
         self._marked_s = time.monotonic()
 
     def read(self) -> GaugeReading:
-        """Utilization since the last read (fraction of all hardware threads) and memory in bytes.
+        """Utilization since the last read (fraction of all hardware threads) and memory in bytes, once a second.
 
         Over less than `MIN_UTILIZATION_WINDOW_S` the utilization is not known.
         """
-        rss = self._process.memory_info().rss if self._process else None
-        return GaugeReading(utilization=self._utilization(), memory_used_bytes=rss)
-
-    def _utilization(self) -> float | None:
         now = time.monotonic()
+        return GaugeReading(utilization=self._utilization(now), memory_used_bytes=self._resident(now))
+
+    def _resident(self, now: float) -> int | None:
+        if self._process is None or now < self._memory.due_s:
+            return None
+        rss = int(self._process.memory_info().rss)
+        self._memory.made(now, time.monotonic() - now)
+        return rss
+
+    def _utilization(self, now: float) -> float | None:
         if now - self._marked_s < MIN_UTILIZATION_WINDOW_S:
             return None
         self._marked_s = now

@@ -189,7 +189,7 @@ def _open_gpu(
         counter, reason = _open_counter(device, fields, scopes, meter, clock)
         opened.callback(undo.pop_all().close)
     reasons = [f"{sentence} It stays null." for sentence in dict.fromkeys(refusals.values())]
-    probe = Probe(counter=counter, gauge=gauge, co_tenants=partial(find_co_tenants, device))
+    probe = Probe(counter=counter, gauge=gauge, driver="NVML", co_tenants=partial(find_co_tenants, device))
     return probe, [*reasons, *([reason] if reason else [])]
 
 

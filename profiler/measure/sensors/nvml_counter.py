@@ -48,22 +48,18 @@ class NvmlEnergy:
         Raises:
             SensorError: NVML refused, or said something that cannot be.
         """
-        energy_j = self._told()
-        if not 0.0 <= self._rise_j(energy_j) <= self._most_rise_j():
+        energy_j, now_s = self._told(), self._clock()
+        last_s, last_j = self._last or (now_s, energy_j)
+        most_j = last_j + MOST_W * (now_s - last_s + _LATE_S)
+        if not last_j <= energy_j <= most_j:
             energy_j = self._told()
-        if self._rise_j(energy_j) > self._most_rise_j():
-            raise QuantityRefused(
-                f"NVML gave energy_j of {self._device.uuid} as {energy_j:g} J, {self._rise_j(energy_j):g} J more "
-                "than before, which no GPU can use in that time. The counter is not believed until it comes back."
-            )
-        self._last = (self._clock(), energy_j)
+            if energy_j > most_j:
+                raise QuantityRefused(
+                    f"NVML gave energy_j of {self._device.uuid} as {energy_j:g} J, {energy_j - last_j:g} J more than "
+                    "before, which no GPU can use in that time. The counter is not believed until it comes back."
+                )
+        self._last = (now_s, energy_j)
         return energy_j
-
-    def _rise_j(self, energy_j: float) -> float:
-        return energy_j - self._last[1] if self._last else 0.0
-
-    def _most_rise_j(self) -> float:
-        return MOST_W * (self._clock() - self._last[0] + _LATE_S) if self._last else 0.0
 
     def _told(self) -> float:
         self._used = self._fields.after(self._used)

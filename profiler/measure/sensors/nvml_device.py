@@ -166,7 +166,7 @@ class NvmlDevice:
         try:
             return call(self._find())
         except pynvml.NVMLError as error:
-            raise self._refusal(quantity, error) from error
+            raise self.refusal(quantity, error) from error
 
     def _find(self) -> Handle:
         if self._must_restart:
@@ -177,7 +177,8 @@ class NvmlDevice:
             self._handle = pynvml.nvmlDeviceGetHandleByUUID(self.uuid)
         return self._handle
 
-    def _refusal(self, quantity: str, error: pynvml.NVMLError) -> SensorError:
+    def refusal(self, quantity: str, error: pynvml.NVMLError) -> SensorError:
+        """The error to raise for one of NVML's; after those of a device that is gone it is looked up anew."""
         is_gone = error.value in _GONE
         if is_gone:
             self.renew()

@@ -6,14 +6,16 @@ older ones. The fields 186 (instantaneous) and 185 (mean) mean the same everywhe
 
 from __future__ import annotations
 
+import ctypes
+import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, final
 
 import pynvml
 
 from profiler.errors import SensorError
+from profiler.measure.sensors.base import GaugeReading
 from profiler.measure.sensors.nvml_device import Handle, NvmlDevice, QuantityRefused
 from profiler.measure.sensors.nvml_limits import believable
 from profiler.units import J_PER_MILLIJOULE, W_PER_MILLIWATT
@@ -30,14 +32,17 @@ _ENERGY = pynvml.NVML_FI_DEV_TOTAL_ENERGY_CONSUMPTION
 _INSTANT, _MEAN = pynvml.NVML_FI_DEV_POWER_INSTANT, pynvml.NVML_FI_DEV_POWER_AVERAGE
 _GPU, _MODULE = pynvml.NVML_POWER_SCOPE_GPU, pynvml.NVML_POWER_SCOPE_MODULE
 
-_UNION_MEMBERS: Mapping[int, str] = {
-    pynvml.NVML_VALUE_TYPE_DOUBLE: "dVal",
-    pynvml.NVML_VALUE_TYPE_UNSIGNED_INT: "uiVal",
-    pynvml.NVML_VALUE_TYPE_UNSIGNED_LONG: "ulVal",
-    pynvml.NVML_VALUE_TYPE_UNSIGNED_LONG_LONG: "ullVal",
-    pynvml.NVML_VALUE_TYPE_SIGNED_LONG_LONG: "sllVal",
-    pynvml.NVML_VALUE_TYPE_SIGNED_INT: "siVal",
-    pynvml.NVML_VALUE_TYPE_UNSIGNED_SHORT: "usVal",
+_FIELD = "24xiI8s"
+"""Of `nvmlFieldValue_t`: the type of the value, NVML's code, and the value's eight bytes."""
+
+_VALUE: Mapping[int, struct.Struct] = {
+    pynvml.NVML_VALUE_TYPE_DOUBLE: struct.Struct("d"),
+    pynvml.NVML_VALUE_TYPE_UNSIGNED_INT: struct.Struct("I"),
+    pynvml.NVML_VALUE_TYPE_UNSIGNED_LONG: struct.Struct("L"),
+    pynvml.NVML_VALUE_TYPE_UNSIGNED_LONG_LONG: struct.Struct("Q"),
+    pynvml.NVML_VALUE_TYPE_SIGNED_LONG_LONG: struct.Struct("q"),
+    pynvml.NVML_VALUE_TYPE_SIGNED_INT: struct.Struct("i"),
+    pynvml.NVML_VALUE_TYPE_UNSIGNED_SHORT: struct.Struct("H"),
 }
 _NOT_AVAILABLE = frozenset({-1, 2**32 - 1, 2**64 - 1})  # NVML_VALUE_NOT_AVAILABLE in each integer type
 
@@ -49,6 +54,11 @@ class FieldAnswer:
     time_s: float
     values: Mapping[str, float]
     refusals: Mapping[str, str]
+
+    @property
+    def powers(self) -> GaugeReading:
+        """Both powers, None where it was not given."""
+        return GaugeReading(self.values.get("power_w"), self.values.get("average_power_w"))
 
     def value(self, quantity: str) -> float:
         """One of them.
@@ -97,9 +107,9 @@ def find_power_scopes(device: NvmlDevice) -> PowerScopes:
     Raises:
         SensorError: The GPU is gone.
     """
-    gpu_w, _ = ask_fields(device, _power_fields(_GPU))
+    gpu_w, _ = ask_fields(device, FieldBatch(_power_fields(_GPU)))
     try:
-        module_w, _ = ask_fields(device, _power_fields(_MODULE))
+        module_w, _ = ask_fields(device, FieldBatch(_power_fields(_MODULE)))
     except SensorError:  # a driver may call a scope that it does not know "not found"
         module_w = {}
     beyond_w = {power: watts - gpu_w.get(power, 0.0) for power, watts in module_w.items()}
@@ -117,7 +127,7 @@ class NvmlFields:
         self._device = device
         self._clock = clock
         scope = _MODULE if of_module else _GPU
-        self._ids = {"energy_j": (_ENERGY, _GPU), **_power_fields(scope)}
+        self._batch = FieldBatch({"energy_j": (_ENERGY, _GPU), **_power_fields(scope)})
         self._has_older_call = not of_module
         self._has_answered = False
         self._answer: FieldAnswer | None = None
@@ -136,8 +146,8 @@ class NvmlFields:
 
     def _ask(self) -> FieldAnswer:
         time_s = self._clock()
-        values, refusals = ask_fields(self._device, self._ids)
-        if self._has_older_call and not values.keys() & set(POWERS):
+        values, refusals = ask_fields(self._device, self._batch)
+        if refusals and self._has_older_call and not values.keys() & set(POWERS):
             try:
                 values["average_power_w"] = self._device.ask("average_power_w", _usage_watts)
                 del refusals["average_power_w"]
@@ -165,46 +175,72 @@ def power_reader(fields: NvmlFields) -> Callable[[], float]:
     return power
 
 
-def ask_fields(
-    device: NvmlDevice, ids: Mapping[str, tuple[int, int]]
-) -> tuple[dict[str, float], dict[str, str]]:
-    """Fields by one batched call: values in SI, and a sentence for each that NVML refused.
+@final
+class FieldBatch:
+    """Some fields by one call, in a buffer that is filled anew each time.
 
-    Args:
-        device: The GPU.
-        ids: Field and scope of each quantity.
+    pynvml's own function makes a new buffer for every call and reads it through Python, field by field: 15 µs instead
+    of 3, eighty times a second on a node of eight GPUs.
+
+    Attributes:
+        quantities: Their names, in order.
+        scales: What makes each of NVML's thousandths a value in SI.
+    """
+
+    def __init__(self, ids: Mapping[str, tuple[int, int]]) -> None:
+        """Ask for these fields and scopes, by the name of each quantity."""
+        self.quantities = tuple(ids)
+        self.scales = [J_PER_MILLIJOULE if name == "energy_j" else W_PER_MILLIWATT for name in ids]
+        self._buffer = (pynvml.c_nvmlFieldValue_t * len(ids))()
+        for place, (field, scope) in zip(self._buffer, ids.values(), strict=True):
+            place.fieldId, place.scopeId = field, scope
+        self._count = ctypes.c_int32(len(ids))
+        self._layout = struct.Struct("=" + _FIELD * len(ids))
+
+    def read(self, gpu: Handle) -> tuple[Any, ...]:
+        """Type, code and bytes of the first field, of the second, and so on.
+
+        Raises:
+            pynvml.NVMLError: The call as a whole was refused.
+        """
+        code = pynvml._nvmlGetFunctionPointer("nvmlDeviceGetFieldValues")(gpu, self._count, self._buffer)
+        if code != pynvml.NVML_SUCCESS:
+            raise pynvml.NVMLError(code)
+        return self._layout.unpack(self._buffer)
+
+
+def ask_fields(device: NvmlDevice, batch: FieldBatch) -> tuple[dict[str, float], dict[str, str]]:
+    """Fields by one batched call: values in SI, and a sentence for each that NVML refused.
 
     Raises:
         SensorError: The GPU is gone.
     """
     try:
-        fields = device.ask(
-            "energy and power", lambda gpu: pynvml.nvmlDeviceGetFieldValues(gpu, [*ids.values()])
-        )
+        told = device.ask("energy and power", batch.read)
     except QuantityRefused as refusal:
-        return {}, dict.fromkeys(ids, str(refusal))
+        return {}, dict.fromkeys(batch.quantities, str(refusal))
     values: dict[str, float] = {}
     refusals: dict[str, str] = {}
-    for quantity, field in zip(ids, fields, strict=True):
+    told_apart = zip(batch.quantities, batch.scales, told[::3], told[1::3], told[2::3], strict=True)
+    for quantity, scale, kind, code, raw in told_apart:
         try:
-            values[quantity] = device.ask(quantity, partial(_field_value, device.uuid, quantity, field))
+            if code != pynvml.NVML_SUCCESS:
+                raise device.refusal(quantity, pynvml.NVMLError(code))
+            values[quantity] = believable(device.uuid, quantity, scale * _number(device, quantity, kind, raw))
         except QuantityRefused as refusal:
             refusals[quantity] = str(refusal)
     return values, refusals
 
 
-def _field_value(uuid: str, quantity: str, field: Any, _: Handle) -> float:
-    """The value of one field of a batched answer, whose success and type are its own."""
-    if field.nvmlReturn != pynvml.NVML_SUCCESS:
-        raise pynvml.NVMLError(field.nvmlReturn)
-    member = _UNION_MEMBERS.get(field.valueType)
-    if member is None:
-        raise QuantityRefused(f"NVML gave {quantity} of {uuid} in the unknown type {field.valueType}.")
-    thousandths = getattr(field.value, member)
-    if thousandths in _NOT_AVAILABLE:
-        raise QuantityRefused(f"NVML gave {quantity} of {uuid} as 'not available'.")
-    per_si = J_PER_MILLIJOULE if quantity == "energy_j" else W_PER_MILLIWATT
-    return believable(uuid, quantity, float(thousandths * per_si))
+def _number(device: NvmlDevice, quantity: str, kind: int, raw: bytes) -> float:
+    """The number that a field's bytes are, by its type."""
+    layout = _VALUE.get(kind)
+    if layout is None:
+        raise QuantityRefused(f"NVML gave {quantity} of {device.uuid} in the unknown type {kind}.")
+    number: float = layout.unpack_from(raw)[0]
+    if number in _NOT_AVAILABLE:
+        raise QuantityRefused(f"NVML gave {quantity} of {device.uuid} as 'not available'.")
+    return number
 
 
 def _usage_watts(gpu: Handle) -> float:
