@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dashboard.data import run_summary, stored_runs
+from dashboard.data import run_summary, stored_run, stored_runs
 from dashboard.run_carbon import footprint
 from dashboard.run_charts import by_phase, over_time
 from dashboard.run_devices import by_device
@@ -14,7 +14,7 @@ from dashboard.sidebar import factors
 
 def main() -> None:
     """Draw the page."""
-    run = chosen_run(stored_runs())
+    run = stored_run(chosen_run(stored_runs()))
     summary = run_summary(run.run_id, factors())
     about(summary)
     damage(run)
