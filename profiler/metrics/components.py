@@ -24,14 +24,14 @@ def energy_summary(
     processes: Sequence[StoredProcess], curves: Sequence[DeviceCurve]
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """The `energy` dictionary of a summary, and what a reader of it must know, by note."""
-    measured = total(curves, fit_windows, estimated=False)
-    estimated = total(curves, fit_windows, estimated=True)
     rows, notes = [], dict[str, str]()
     for curve in curves:
         row, sentences = _component(curve, _co_tenants(processes, curve))
         rows.append(row)
         label = f"energy.components {curve.meter['device']}"
         notes |= {f"{label} {topic}".rstrip(): sentence for topic, sentence in sentences.items()}
+    measured = total(curves, fit_windows, estimated=False)
+    estimated = total(curves, fit_windows, estimated=True)
     idle = idle_baseline(curves, measured.energy_j if measured else None)
     if idle is None:
         notes["energy.idle"] = why_no_idle(curves)

@@ -12,6 +12,8 @@ from profiler.metrics.roofline import OPERATORS, Limits, Traffic, notes_of, roof
 from profiler.store.manifest import Manifest
 from profiler.store.process import StoredProcess
 
+_SUMMED = ("rank", "duration_s", "samples", "tokens", "model_flops", "executed_flops", "operator_bytes")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepTotals:
@@ -35,7 +37,7 @@ class StepTotals:
 
 def step_totals(processes: Sequence[StoredProcess]) -> StepTotals:
     """Sum up the steps; a quantity that is unknown in one step is unknown in the sum."""
-    every = pl.concat([p.steps for p in processes]) if processes else None
+    every = pl.concat([p.columns("steps", *_SUMMED) for p in processes]) if processes else None
     if every is None or every.is_empty():
         return StepTotals(
             steps=0,

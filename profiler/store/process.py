@@ -44,6 +44,10 @@ class StoredProcess:
         """Some columns of a table, all rows."""
         return self.tables.frame(table, names)
 
+    def pieces(self, table: TableName, *names: str) -> Iterator[pl.DataFrame]:
+        """Some columns of a table, a bounded number of rows at a time; all rows at once where they are few."""
+        return self.tables.pieces(table, names)
+
     @property
     def damaged(self) -> tuple[str, ...]:
         """One sentence for each part or journal that could not be read."""
