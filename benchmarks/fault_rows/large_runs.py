@@ -23,7 +23,8 @@ from profiler.store.parts import part_name, write_part
 
 RANKS = 64
 PERIOD_S = 0.1
-PART_ROWS = 4800
+PART_ROWS = 36_000
+"""An hour: the writer merges its parts of a minute by sixties."""
 STEP_S = 1.0
 TOKENS = 4096
 GPU = "GPU-00000000-0000-0000-0000-000000000000"
