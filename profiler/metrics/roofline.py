@@ -155,7 +155,8 @@ def _gpus(process: StoredProcess) -> list[str]:
 def _readings_of(process: StoredProcess, device: str) -> pl.DataFrame:
     own = pl.col("component").is_in(_GPU) & (pl.col("device") == device)
     pieces = process.pieces("readings", "component", "device", "time_s", "dram_activity")
-    return pl.concat([piece.filter(own).select("time_s", "dram_activity") for piece in pieces]).sort("time_s")
+    rows = [piece.filter(own).select("time_s", "dram_activity") for piece in pieces]
+    return pl.concat(rows).sort("time_s")
 
 
 def _activity(readings: pl.DataFrame, steps: pl.DataFrame) -> float | None:
