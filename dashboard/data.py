@@ -84,9 +84,14 @@ def run_summary(run_id: str, factors: CarbonFactors | None) -> dict[str, Any]:
     return _summary(folder_state(runs_dir()), run_id, factors)
 
 
-def run_timelines(run_id: str) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Power over time and steps over time."""
-    return _timelines(folder_state(runs_dir()), run_id)
+def run_power(run_id: str) -> pl.DataFrame:
+    """Power over time."""
+    return _power(folder_state(runs_dir()), run_id)
+
+
+def run_steps(run_id: str) -> pl.DataFrame:
+    """Steps over time."""
+    return _steps(folder_state(runs_dir()), run_id)
 
 
 def _manifest_times_ns(folder: Path) -> list[int]:
@@ -115,9 +120,13 @@ def _summary(state: State, run_id: str, factors: CarbonFactors | None) -> dict[s
 
 
 @st.cache_data(max_entries=8, show_spinner="Reading the run")
-def _timelines(state: State, run_id: str) -> tuple[pl.DataFrame, pl.DataFrame]:
-    run = _one(state, run_id)
-    return power_timeline(run), step_timeline(run)
+def _power(state: State, run_id: str) -> pl.DataFrame:
+    return power_timeline(_one(state, run_id))
+
+
+@st.cache_data(max_entries=8, show_spinner="Reading the run")
+def _steps(state: State, run_id: str) -> pl.DataFrame:
+    return step_timeline(_one(state, run_id))
 
 
 @st.cache_resource(max_entries=8, show_spinner=False)

@@ -16,9 +16,12 @@ from pathlib import Path
 import numpy as np
 
 from profiler.measure.sensors.base import Meter
+from profiler.metrics.entries import entry_of, frame_of
+from profiler.metrics.listing import run_index
 from profiler.records import Mark, Reading, Step
 from profiler.store.folder import writable_runs_dir
-from profiler.store.manifest import Manifest, ProcessFile, write_json
+from profiler.store.index import state_of
+from profiler.store.manifest import Manifest, ProcessFile, read_manifest, write_json
 from profiler.store.parts import part_name, write_part
 
 RANKS = 64
@@ -86,6 +89,29 @@ def make_small_runs(runs_dir: Path, count: int) -> None:
     for run in folder.glob("lm-*"):
         for path in (run, *run.rglob("*")):
             os.utime(path, (_LONG_AGO_S, _LONG_AGO_S))
+
+
+def remember_small_runs(runs_dir: Path) -> None:
+    """Put all of them into the index, as the process of each does at its end (`entries.remember`).
+
+    They differ in their manifests only, so what there is to say of the first is computed, and the rest follows.
+    """
+    folders = sorted(runs_dir.glob("lm-*"))
+    first = entry_of(folders[0])
+    known = [
+        {**first, "run_id": folder.name, "created_at": read_manifest(folder).created_at}
+        | {"points": [{**point, "run_id": folder.name} for point in first["points"]]}
+        | dict(zip(("names", "digest"), state_of(folder), strict=True))
+        for folder in folders
+    ]
+    run_index(runs_dir).add(frame_of(known))
+
+
+def window_of(run: Path) -> tuple[float, float, int]:
+    """First and last second of the large run's fit, and the steps of each rank."""
+    parts = len(list(run.glob("attempt-1/node-00-*/readings-*.parquet")))
+    seconds = parts * PART_ROWS * PERIOD_S
+    return 1.0, seconds - 1.0, int(seconds / STEP_S)
 
 
 def _small_run(folder: Path, number: int) -> Path:

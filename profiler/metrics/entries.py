@@ -41,12 +41,12 @@ def read_entries(
     folders: Sequence[Path], index: RunIndex, on_read: Callable[[int, int], None]
 ) -> pl.DataFrame:
     """Entries of runs that are not known, kept batch by batch: who gives up waiting has not waited for nothing."""
-    return pl.concat([_frame([]), *_in_batches(folders, index, on_read)])
+    return pl.concat([frame_of([]), *_in_batches(folders, index, on_read)])
 
 
 def remember(run: Path) -> None:
     """Keep what there is to say of a run that has just ended, by the process that wrote it."""
-    run_index(run.parent).add(_frame([_entry(run)]))
+    run_index(run.parent).add(frame_of([entry_of(run)]))
 
 
 def with_factors(entries: pl.DataFrame, folders: Mapping[str, Path], factors: CarbonFactors) -> pl.DataFrame:
@@ -61,7 +61,7 @@ def with_factors(entries: pl.DataFrame, folders: Mapping[str, Path], factors: Ca
             found[stored] = _chosen(folder, stored, factors)
         chosen = found[stored]
         rows.append(row | (_by_tables(folder, factors) if chosen.series else _by_numbers(row, chosen)))
-    return _frame(rows)
+    return frame_of(rows)
 
 
 def _in_batches(
@@ -69,15 +69,15 @@ def _in_batches(
 ) -> Iterator[pl.DataFrame]:
     for start in range(0, len(folders), _BATCH):
         some = folders[start : start + _BATCH]
-        entries = [_entry(folder) for folder in some]
+        entries = [entry_of(folder) for folder in some]
         settled = [entry for folder, entry in zip(some, entries, strict=True) if _is_settled(folder, entry)]
         if settled:
-            index.add(_frame(settled))
+            index.add(frame_of(settled))
         on_read(start + len(some), len(folders))
-        yield _frame(entries)
+        yield frame_of(entries)
 
 
-def _entry(folder: Path) -> dict[str, Any]:
+def entry_of(folder: Path) -> dict[str, Any]:
     """What is kept of one run. The state is taken first: what changes while we read makes the entry stale."""
     names, digest = state_of(folder)
     run = open_folder(folder)
@@ -87,7 +87,8 @@ def _entry(folder: Path) -> dict[str, Any]:
     return {**row, "points": points, "carbon": stored, "names": names, "digest": digest}
 
 
-def _frame(entries: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
+def frame_of(entries: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
+    """Entries as the index takes them."""
     return pl.DataFrame(entries, schema=_ENTRY_SCHEMA)
 
 
