@@ -5,6 +5,7 @@ Nothing is computed here: every number comes from `profiler`.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import time
@@ -17,12 +18,12 @@ import streamlit as st
 from dashboard.plain import plain
 from profiler.errors import RunsFolderError
 from profiler.metrics.carbon import CarbonFactors
-from profiler.metrics.overview import overview
-from profiler.metrics.points import scale_points
+from profiler.metrics.listing import Listing, list_folder
 from profiler.metrics.summary import summarize
 from profiler.metrics.timeline import power_timeline, step_timeline
+from profiler.store.folder import readable_runs_dir
 from profiler.store.run import StoredRun
-from profiler.store.runs import scan_runs
+from profiler.store.runs import open_folder
 
 RUNS_DIR_VARIABLE = "JOULESCALE_RUNS_DIR"
 
@@ -40,36 +41,42 @@ def runs_dir() -> Path:
 
 def folder_state(folder: Path) -> State:
     """Changes when a run is added, goes on or ends: a running run replaces its manifest every few seconds."""
-    times = [_changed_ns(path) for path in folder.glob("*/run.json")]
+    times = _manifest_times_ns(folder)
     newest, now_s = max(times, default=0), time.time()
     minute = int(now_s // 60) if now_s - newest / 1e9 < _RECENT_S else 0
     return str(folder), len(times), newest, minute
 
 
-def stored_runs() -> list[StoredRun]:
-    """All runs of the folder, oldest first. Where there is none, says how to make some and ends the page."""
+def stored_runs() -> list[str]:
+    """The names of all runs of the folder, newest first. Where there is none, says how to make some; ends the page."""
     folder = runs_dir()
     try:
-        runs = _scanned(folder_state(folder))
+        readable_runs_dir(folder)
+        names = _listing(folder_state(folder), None).runs["run_id"].to_list()
     except RunsFolderError as error:
         st.info(plain(str(error)), icon=":material/folder_off:")
         _how_to_fill(folder)
         st.stop()
-    if not runs:
+    if not names:
         st.info(f"There are no runs in {plain(str(folder))} yet.", icon=":material/folder_open:")
         _how_to_fill(folder)
         st.stop()
-    return runs
+    return names
+
+
+def stored_run(run_id: str) -> StoredRun:
+    """One of the `stored_runs`."""
+    return _one(folder_state(runs_dir()), run_id)
 
 
 def overview_table(factors: CarbonFactors | None) -> pl.DataFrame:
-    """One row a run."""
-    return _overview(folder_state(runs_dir()), factors)
+    """One row a run, newest first."""
+    return _listing(folder_state(runs_dir()), factors).runs
 
 
 def points_table(factors: CarbonFactors | None) -> pl.DataFrame:
     """One row a run and token budget."""
-    return _points(folder_state(runs_dir()), factors)
+    return _listing(folder_state(runs_dir()), factors).points
 
 
 def run_summary(run_id: str, factors: CarbonFactors | None) -> dict[str, Any]:
@@ -77,16 +84,24 @@ def run_summary(run_id: str, factors: CarbonFactors | None) -> dict[str, Any]:
     return _summary(folder_state(runs_dir()), run_id, factors)
 
 
-def run_timelines(run_id: str) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Power over time and steps over time."""
-    return _timelines(folder_state(runs_dir()), run_id)
+def run_power(run_id: str) -> pl.DataFrame:
+    """Power over time."""
+    return _power(folder_state(runs_dir()), run_id)
 
 
-def _changed_ns(path: Path) -> int:
-    try:
-        return path.stat().st_mtime_ns
-    except FileNotFoundError:
-        return 0
+def run_steps(run_id: str) -> pl.DataFrame:
+    """Steps over time."""
+    return _steps(folder_state(runs_dir()), run_id)
+
+
+def _manifest_times_ns(folder: Path) -> list[int]:
+    """When each run's manifest was last replaced; strings, as there may be 10,000."""
+    times = []
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            with contextlib.suppress(OSError):
+                times.append(os.stat(f"{entry.path}/run.json").st_mtime_ns)  # noqa: PTH116
+    return times
 
 
 def _how_to_fill(folder: Path) -> None:
@@ -94,19 +109,9 @@ def _how_to_fill(folder: Path) -> None:
     st.code(f"joulescale sweep lm --preset cpu --runs-dir {shlex.quote(str(folder))}", language="bash")
 
 
-@st.cache_resource(max_entries=1, show_spinner="Reading the runs folder")
-def _scanned(state: State) -> list[StoredRun]:
-    return scan_runs(Path(state[0]))
-
-
-@st.cache_data(max_entries=8, show_spinner="Computing metrics")
-def _overview(state: State, factors: CarbonFactors | None) -> pl.DataFrame:
-    return overview(_scanned(state), factors)
-
-
-@st.cache_data(max_entries=8, show_spinner="Computing points")
-def _points(state: State, factors: CarbonFactors | None) -> pl.DataFrame:
-    return scale_points(_scanned(state), factors)
+@st.cache_resource(max_entries=4, show_spinner="Reading the runs folder")
+def _listing(state: State, factors: CarbonFactors | None) -> Listing:
+    return list_folder(Path(state[0]), factors)
 
 
 @st.cache_data(max_entries=32, show_spinner="Computing metrics")
@@ -115,11 +120,17 @@ def _summary(state: State, run_id: str, factors: CarbonFactors | None) -> dict[s
 
 
 @st.cache_data(max_entries=8, show_spinner="Reading the run")
-def _timelines(state: State, run_id: str) -> tuple[pl.DataFrame, pl.DataFrame]:
-    run = _one(state, run_id)
-    return power_timeline(run), step_timeline(run)
+def _power(state: State, run_id: str) -> pl.DataFrame:
+    return power_timeline(_one(state, run_id))
 
 
+@st.cache_data(max_entries=8, show_spinner="Reading the run")
+def _steps(state: State, run_id: str) -> pl.DataFrame:
+    return step_timeline(_one(state, run_id))
+
+
+@st.cache_resource(max_entries=8, show_spinner=False)
 def _one(state: State, run_id: str) -> StoredRun:
-    """The run of that name among those that were scanned; a name never becomes a path."""
-    return next(run for run in _scanned(state) if run.run_id == run_id)
+    """The run of that name among those that are listed; a name never becomes a path."""
+    known = next(name for name in _listing(state, None).runs["run_id"] if name == run_id)
+    return open_folder(Path(state[0]) / known)

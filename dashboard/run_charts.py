@@ -8,7 +8,7 @@ from typing import Any
 import streamlit as st
 
 from dashboard.charts import draw_row, show
-from dashboard.data import run_timelines
+from dashboard.data import run_power, run_steps
 from dashboard.plain import plain
 from profiler.errors import UsageError
 from profiler.report.charts import (
@@ -26,7 +26,7 @@ _HEIGHT = 240
 
 def over_time(run: StoredRun) -> list[str]:
     """Charts over time, two a row, an odd last one as wide as both; gives the reasons of those that cannot be drawn."""
-    power, steps = run_timelines(run.run_id)
+    power, steps = run_power(run.run_id), run_steps(run.run_id)
     charts: list[tuple[str, Callable[[], Any]]] = [
         ("power", lambda: power_chart(power)),
         ("loss", lambda: loss_chart(steps, run.manifest.workload)),

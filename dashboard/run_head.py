@@ -23,17 +23,16 @@ from profiler.store.run import StoredRun
 _CHOICE = "run_choice"
 
 
-def chosen_run(runs: Sequence[StoredRun]) -> StoredRun:
+def chosen_run(names: Sequence[str]) -> str:
     """The run that the address names, or the newest. The name is looked up in the list, never made a path."""
-    by_id = {run.run_id: run for run in reversed(runs)}
     wanted = st.query_params.get("run")
-    if wanted is not None and wanted not in by_id:
+    if wanted is not None and wanted not in names:
         st.warning(f"There is no run named {plain(wanted)} in this runs folder, so the newest is shown.")
-    if st.session_state.get(_CHOICE) not in by_id or st.session_state.get("run_shown") != wanted:
-        st.session_state[_CHOICE] = wanted if wanted in by_id else next(iter(by_id))
-    choice: str = st.selectbox("Run", list(by_id), key=_CHOICE)
+    if st.session_state.get(_CHOICE) not in names or st.session_state.get("run_shown") != wanted:
+        st.session_state[_CHOICE] = wanted if wanted in names else names[0]
+    choice: str = st.selectbox("Run", names, key=_CHOICE)
     st.query_params["run"] = st.session_state["run_shown"] = choice
-    return by_id[choice]
+    return choice
 
 
 def about(summary: Mapping[str, Any]) -> None:

@@ -12,6 +12,7 @@ import streamlit as st
 from dashboard.charts import draw
 from dashboard.data import overview_table, points_table, stored_runs
 from dashboard.kinds import largest_kind, of_kind
+from dashboard.limits import searched, thinned
 from dashboard.plain import plain
 from dashboard.sidebar import factors
 from dashboard.tables import cell, draw_table, energy_cell, loss_cell, moment
@@ -73,7 +74,7 @@ def _headline(table: pl.DataFrame) -> None:
 
 def _charts(points: pl.DataFrame) -> None:
     """Two looks at the most trained workload and preset: what loss costs, and what a token costs."""
-    kept = of_kind(points, *largest_kind(points))
+    kept = thinned(of_kind(points, *largest_kind(points)))
     for column, (x, y) in zip(
         st.columns(2), (("energy_j", "loss"), ("params", "energy_per_token_j")), strict=True
     ):
@@ -84,6 +85,7 @@ def _charts(points: pl.DataFrame) -> None:
 def _table(table: pl.DataFrame) -> None:
     st.subheader("All runs")
     st.caption("Click a run to open it.")
+    table = searched(table, ("run_id", "workload", "preset", "status"), "runs, the newest,", "runs_find")
     event = draw_table(
         [_row(row) for row in table.iter_rows(named=True)],
         _IF_DAMAGED if (table["damaged"] | table["partial"]).any() else _COLUMNS,

@@ -12,6 +12,7 @@ import streamlit as st
 from dashboard.charts import draw
 from dashboard.data import points_table, stored_runs
 from dashboard.kinds import kind_name, largest_kind, of_kind
+from dashboard.limits import searched, thinned
 from dashboard.plain import plain
 from dashboard.sidebar import factors
 from dashboard.tables import Shown, cell, draw_table, energy_cell, loss_cell
@@ -46,7 +47,7 @@ def main() -> None:
         return
     x, y = _axes()
     shown = _filtered(points)
-    draw(partial(scale_chart, shown, x, y), key="scale_chart", height=_CHART_HEIGHT)
+    draw(partial(scale_chart, thinned(shown), x, y), key="scale_chart", height=_CHART_HEIGHT)
     _table(shown, x, y)
 
 
@@ -79,7 +80,8 @@ def _filtered(points: pl.DataFrame) -> pl.DataFrame:
 def _table(points: pl.DataFrame, x: str, y: str) -> None:
     st.subheader("Points")
     order = dict.fromkeys(["run_id", "params", "budget_tokens", "seed", x, y, "loss", "loss_kind", *AXES])
-    rows = [_row(row) for row in points.iter_rows(named=True)]
+    shown = searched(points, ("run_id",), "points", "scale_find")
+    rows = [_row(row) for row in shown.iter_rows(named=True)]
     draw_table(rows, {name: _COLUMNS[name] for name in order}, key="scale_points")
     estimated = "estimated" in points["energy_source"].drop_nulls().to_list()
     lines = [ESTIMATED if estimated else None, *PLUS_MINUS.values(), damaged_sentence(points)]

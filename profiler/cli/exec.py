@@ -155,6 +155,7 @@ def _run(command: Sequence[str], mask: set[signal.Signals]) -> Ending:
 def _say_summary(runs_dir: Path, run_id: str) -> None:
     """One line about a stored run; nothing if it cannot be read."""
     with suppress(JoulescaleError, OSError):
+        from profiler.metrics.entries import remember
         from profiler.metrics.summary import summarize
         from profiler.report.quantity import format_quantity
         from profiler.report.terminal import energy_text
@@ -163,6 +164,7 @@ def _say_summary(runs_dir: Path, run_id: str) -> None:
         summary = summarize(open_run(runs_dir, run_id))
         energy = energy_text(summary["energy"], summary["energy"]["headline"])
         lasted = format_quantity(summary["duration_s"], "s")
+        remember(runs_dir / run_id)
         _say(f"{lasted}, {energy}: joulescale show {run_id} --runs-dir {shlex.quote(str(runs_dir))}")
 
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import typer
 
 from profiler.cli.carbon_options import CarbonOptions, with_carbon
 from profiler.cli.options import AsJson, RunsDir, print_json
-from profiler.metrics.overview import overview
-from profiler.report.terminal import overview_table
-from profiler.report.terminal import show as show_table
-from profiler.store.runs import scan_runs
+from profiler.metrics.listing import list_folder
+from profiler.report.console import show
+from profiler.report.tables import overview_table
+
+_LONG = 300
+"""So many runs that nobody has read yet take some ten seconds: they are counted aloud."""
 
 
 @with_carbon
@@ -21,7 +24,7 @@ def list_runs(
     as_json: AsJson = False,
 ) -> None:
     """List the runs of a runs folder, newest first."""
-    frame = overview(scan_runs(runs_dir), carbon.factors())
+    frame = list_folder(runs_dir, carbon.factors(), _count).runs
     if as_json:
         print_json(frame.to_dicts())
     elif frame.is_empty():
@@ -29,4 +32,9 @@ def list_runs(
             f"No runs in {runs_dir} yet. Fill it with 'joulescale sweep lm --preset cpu --runs-dir {runs_dir}'."
         )
     else:
-        show_table(overview_table(frame))
+        show(overview_table(frame))
+
+
+def _count(done: int, of: int) -> None:
+    if of > _LONG and sys.stderr.isatty():
+        typer.echo(f"\rreading runs for the first time: {done} of {of}", err=True, nl=done == of)

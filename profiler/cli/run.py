@@ -78,6 +78,11 @@ def run(
         raise typer.Exit(130) from None
     if source is not None:
         replace_factors(run_dir, ask_live(source, factors, open_run(runs_dir, run_dir.name)))
+    from profiler.metrics.entries import (
+        remember,
+    )  # imports Polars, which must not run before the training has ended
+
+    remember(run_dir)
     if as_json:
         from profiler.metrics.summary import summarize
 

@@ -107,7 +107,8 @@ def _words(carbon_live: str | None, second_opinion: str | None) -> list[str]:
 def _run_all(
     points: Sequence[Point], workload: Workload, identities: Mapping[int, Mapping[str, Any]], runs_dir: Path
 ) -> list[dict[str, Any]]:
-    done = {id(p): _finished_run(p, identities[id(p)], scan_runs(runs_dir)) for p in points}
+    runs = scan_runs(runs_dir)
+    done = {id(p): _finished_run(p, identities[id(p)], runs) for p in points}
     waiting = [p for p in points if done[id(p)] is None]
     results = []
     with SweepProgress({p.label: workload.cost(p.settings) for p in waiting}) as progress:

@@ -23,6 +23,7 @@ __all__ = ["REST", "WHOLE_STEP", "PhaseShare", "phase_shares"]
 
 WIDE = "its error bar is wider than its value"
 UNTIMED = "the CPU time of steps was not cut by phase: the phases are a GPU's, or were not timed"
+_TIMES = ("duration_s", *(f"{phase}_s" for phase in STEP_PHASES))
 NO_SENSOR = "no energy sensor could be read, and nothing was estimated"
 
 
@@ -58,7 +59,7 @@ def phase_shares(processes: Sequence[StoredProcess], curves: Sequence[DeviceCurv
 
 def _seconds(leaders: Sequence[StoredProcess]) -> dict[str, float]:
     seconds: dict[str, float] = {}
-    for steps in (p.steps.drop_nulls("duration_s") for p in leaders):
+    for steps in (p.columns("steps", *_TIMES).drop_nulls("duration_s") for p in leaders):
         divided = steps.filter(timed(steps))
         for phase in STEP_PHASES:
             seconds[phase] = seconds.get(phase, 0.0) + float(divided[f"{phase}_s"].sum())
@@ -72,7 +73,7 @@ def _seconds(leaders: Sequence[StoredProcess]) -> dict[str, float]:
 def _estimated_shares(took: Mapping[str, float], curves: Sequence[DeviceCurve]) -> list[PhaseShare]:
     """By CPU seconds; what is left of the process tree's own total is `REST`."""
     known = [c for c in curves if c.meter["joules_per_cpu_s"] and c.curve.known]
-    untimed = any(c.process.steps["forward_cpu_s"].null_count() for c in known)
+    untimed = any(_null_count(c.process, "forward_cpu_s") for c in known)
     if not known or untimed:
         reason = UNTIMED if known else NO_SENSOR
         return [PhaseShare(phase=phase, duration_s=s, reason=reason) for phase, s in took.items()]
@@ -94,12 +95,15 @@ def _estimated_shares(took: Mapping[str, float], curves: Sequence[DeviceCurve]) 
     return shares
 
 
+def _null_count(process: StoredProcess, column: str) -> int:
+    return process.columns("steps", column)[column].null_count()
+
+
 def _joules_by_phase(curve: DeviceCurve) -> dict[str, float]:
     """Estimated joules of one process by phase, never more together than the counter saw of the whole fit."""
     process, joules_per_s = curve.process, float(curve.meter["joules_per_cpu_s"])
-    joules: dict[str, float] = {
-        phase: joules_per_s * float(process.steps[f"{phase}_cpu_s"].sum()) for phase in STEP_PHASES
-    }
+    cpu_s = process.columns("steps", *(f"{phase}_cpu_s" for phase in STEP_PHASES)).sum().row(0, named=True)
+    joules: dict[str, float] = {phase: joules_per_s * float(cpu_s[f"{phase}_cpu_s"]) for phase in STEP_PHASES}
     for phase in RUN_PHASES:
         notes = process.marks.filter(pl.col("kind") == phase).drop_nulls("end_s")["note"]
         joules[phase] = joules_per_s * sum(float(json.loads(note).get("cpu_s") or 0.0) for note in notes)

@@ -26,14 +26,14 @@ def energy_summary(
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """The `energy` dictionary of a summary, and what a reader of it must know, by note."""
     blind = _blind_hosts(processes, curves)
-    measured = None if blind else total(curves, fit_windows, estimated=False)
-    estimated = total(curves, fit_windows, estimated=True)
     rows, notes = [], dict[str, str]()
     for curve in curves:
         row, sentences = _component(curve, _co_tenants(processes, curve))
         rows.append(row)
         label = f"energy.components {_named_once(curve, curves)}"
         notes |= {f"{label} {topic}".rstrip(): sentence for topic, sentence in sentences.items()}
+    measured = None if blind else total(curves, fit_windows, estimated=False)
+    estimated = total(curves, fit_windows, estimated=True)
     idle = idle_baseline(curves, measured.energy_j if measured else None)
     if idle is None:
         notes["energy.idle"] = why_no_idle(curves)

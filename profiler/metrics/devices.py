@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import Any, final
 
 import polars as pl
 
 from profiler.metrics.aliasing import Aliasing, aliasing
+from profiler.metrics.curve_shelf import CurveShelf
 from profiler.metrics.energy import Energy, EnergyCurve
 from profiler.records import RUN_PHASES
 from profiler.store.node import node_of
@@ -20,15 +22,44 @@ NEARLY_ALL = 0.99
 """Two ranks that end together differ by less in how long they read a device that they share."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeviceCurve:
-    """One meter of one process, with the energy curve that its readings make."""
+_COLUMNS = ("time_s", "energy_j", "power_w", "average_power_w")
 
-    process: StoredProcess
-    meter: Mapping[str, Any]
-    readings: pl.DataFrame
-    curve: EnergyCurve
-    aliasing: Aliasing | None
+
+@final
+class DeviceCurve:
+    """One meter of one process, with the energy curve that its readings make.
+
+    The readings of a long run do not all fit into memory: readings and curve are made when they are asked for, and
+    kept while there is room (`CurveShelf`). The energy of windows is kept for good.
+
+    Attributes:
+        process: Whose readings they are.
+        meter: The fields of `Meter` as stored.
+    """
+
+    def __init__(self, process: StoredProcess, meter: Mapping[str, Any], shelf: CurveShelf) -> None:
+        self.process = process
+        self.meter = meter
+        self._shelf = shelf
+        self._energies: dict[tuple[tuple[float, float], ...], Energy | None] = {}
+
+    @property
+    def readings(self) -> pl.DataFrame:
+        """Instants, joules and watts of the device."""
+        return self._made[0]
+
+    @property
+    def curve(self) -> EnergyCurve:
+        """The energy that they tell."""
+        return self._made[1]
+
+    @cached_property
+    def aliasing(self) -> Aliasing | None:
+        """Whether the steps keep the sensor's pace."""
+        if self.meter["source"] != "counter" or self.meter["component"] not in ("gpu", "module"):
+            return None
+        durations_s = self.process.columns("steps", "duration_s")["duration_s"].drop_nulls().to_numpy()
+        return aliasing(durations_s, self.meter["update_period_s"])
 
     @property
     def estimated(self) -> bool:
@@ -37,9 +68,23 @@ class DeviceCurve:
 
     def energy(self, windows: Windows) -> Energy | None:
         """Energy of disjoint windows with everything that may be wrong with it; None if it is not known at all."""
+        key = tuple((start, end) for start, end in windows)
+        if key not in self._energies:
+            self._energies[key] = self._energy(windows)
+        return self._energies[key]
+
+    def _energy(self, windows: Windows) -> Energy | None:
         share = self.aliasing.share(sum(end - start for start, end in windows)) if self.aliasing else 0.0
         found = self.curve.windows(windows)
         return self.curve.windows(windows, share * found.energy_j) if found and share else found
+
+    @property
+    def _made(self) -> tuple[pl.DataFrame, EnergyCurve]:
+        return self._shelf.get(self, self._make)
+
+    def _make(self) -> tuple[pl.DataFrame, EnergyCurve]:
+        readings = device_readings(self.process, self.meter, *_COLUMNS)
+        return readings, EnergyCurve(readings, self.meter, _asleep(self.process))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,8 +106,9 @@ def device_curves(processes: Sequence[StoredProcess]) -> list[DeviceCurve]:
         for meter in process.facts.meters:
             readers.setdefault(_device_key(process, meter), []).append(process)
     chosen = {key: {p.folder for p in _one_at_a_time(candidates)} for key, candidates in readers.items()}
+    shelf = CurveShelf()
     return [
-        _device_curve(process, meter)
+        DeviceCurve(process, meter, shelf)
         for process in processes
         for meter in process.facts.meters
         if meter["source"] == "estimated" or process.folder in chosen[_device_key(process, meter)]
@@ -105,19 +151,11 @@ def _span_on_node(process: StoredProcess) -> tuple[float, float]:
     return zero_s + start, zero_s + end
 
 
-def _device_curve(process: StoredProcess, meter: Mapping[str, Any]) -> DeviceCurve:
-    readings = process.readings.filter(
-        (pl.col("device") == meter["device"]) & (pl.col("component") == meter["component"])
-    )
-    may_alias = meter["source"] == "counter" and meter["component"] in ("gpu", "module")
-    durations_s = process.steps["duration_s"].drop_nulls().to_numpy()
-    return DeviceCurve(
-        process=process,
-        meter=meter,
-        readings=readings,
-        curve=EnergyCurve(readings, meter, _asleep(process)),
-        aliasing=aliasing(durations_s, meter["update_period_s"]) if may_alias else None,
-    )
+def device_readings(process: StoredProcess, meter: Mapping[str, Any], *columns: str) -> pl.DataFrame:
+    """Some columns of the readings of one device, in the order of writing."""
+    own = (pl.col("device") == meter["device"]) & (pl.col("component") == meter["component"])
+    pieces = process.pieces("readings", "component", "device", *columns)
+    return pl.concat([piece.filter(own).drop("component", "device") for piece in pieces])
 
 
 def _asleep(process: StoredProcess) -> Windows:
@@ -134,12 +172,13 @@ def fit_window(process: StoredProcess) -> tuple[float, float] | None:
     marks = process.marks.filter(pl.col("kind") == "fit").drop_nulls("end_s")
     if len(marks):
         return float(marks["start_s"][0]), float(marks["end_s"][-1])
-    steps = process.steps.select("start_s", (pl.col("start_s") + pl.col("duration_s")).alias("end_s"))
+    steps = process.columns("steps", "start_s", "duration_s")
+    steps = steps.select("start_s", (pl.col("start_s") + pl.col("duration_s")).alias("end_s"))
     pauses = process.marks.filter(pl.col("kind").is_in(RUN_PHASES)).select("start_s", "end_s")
     spans = pl.concat([steps, pauses]).drop_nulls()
     if len(spans):
         return float(spans["start_s"].min()), float(spans["end_s"].max())  # type: ignore[arg-type]
-    times = process.readings["time_s"].drop_nulls()
+    times = process.columns("readings", "time_s")["time_s"].drop_nulls()
     return (float(times.min()), float(times.max())) if len(times) > 1 else None  # type: ignore[arg-type]
 
 

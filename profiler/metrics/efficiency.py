@@ -13,6 +13,8 @@ from profiler.metrics.roofline import OPERATORS, Limits, Traffic, notes_of, roof
 from profiler.store.manifest import Manifest
 from profiler.store.process import StoredProcess
 
+_SUMMED = ("rank", "duration_s", "samples", "tokens", "model_flops", "executed_flops", "operator_bytes")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepTotals:
@@ -36,7 +38,8 @@ class StepTotals:
 
 def step_totals(processes: Sequence[StoredProcess]) -> StepTotals:
     """Sum up the steps, each batch once; a quantity that is unknown in one step is unknown in the sum."""
-    every = pl.concat([p.steps for p in one_per_batch(processes)]) if processes else None
+    counted = one_per_batch(processes)
+    every = pl.concat([p.columns("steps", *_SUMMED) for p in counted]) if counted else None
     if every is None or every.is_empty():
         return StepTotals(
             steps=0,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +12,13 @@ from profiler.metrics.devices import fit_windows
 from profiler.records import STEP_PHASES, StepPhase
 from profiler.store.process import StoredProcess
 from profiler.store.run import StoredRun
+
+_STEPS = (
+    *("step", "duration_s", "samples", "memory_allocated_bytes"),
+    *(f"{phase}_{seconds}" for phase in STEP_PHASES for seconds in ("s", "cpu_s")),
+)
+
+_GAUGES = ("power_w", "power_limit_w", "utilization", "sm_activity", "tensor_activity")
 
 WARM_UP_STEPS = 3
 """Left out of every share: loader workers start, kernels are chosen, and FLOPs are counted in the first ones."""
@@ -63,7 +70,7 @@ class Evidence:
 def gather(run: StoredRun) -> Evidence:
     """The evidence of a run's tables; one that left no steps has none."""
     leaders = [p for p in run.processes if p.facts.rank == 0]
-    every = [p.steps.sort("step").slice(WARM_UP_STEPS) for p in leaders]
+    every = [p.columns("steps", *_STEPS).sort("step").slice(WARM_UP_STEPS) for p in leaders]
     steps = pl.concat(every) if every else pl.DataFrame({"duration_s": []}, schema={"duration_s": pl.Float64})
     on_gpu = "memory_allocated_bytes" in steps.columns and steps["memory_allocated_bytes"].count() > 0
     gpu = _gauges(leaders) if on_gpu else None  # a GPU that is only looked at says nothing of the training
@@ -102,23 +109,27 @@ def _busy_threads(steps: pl.DataFrame) -> dict[StepPhase, float]:
 
 
 def _gauges(leaders: Sequence[StoredProcess]) -> GpuGauges | None:
-    frames = [
-        p.readings.filter(
-            pl.col("component").is_in(["gpu", "module"]) & pl.col("time_s").is_between(start_s, end_s)
-        )
-        for p in leaders
-        for start_s, end_s in fit_windows(p)
-    ]
-    readings = pl.concat(frames) if frames else None
-    if readings is None or readings.is_empty():
+    means = [gauges for p in leaders for window in fit_windows(p) for gauges in _sums(p, window)]
+    if not means:
         return None
-    power_w = readings.select(pl.coalesce("power_w", "average_power_w"))["power_w"]
+    told = pl.concat(means).sum()
+    mean = {name: _ratio(told[name][0], told[f"{name}_count"][0]) for name in _GAUGES}
     return GpuGauges(
-        kernel_running=_mean(readings["utilization"]),
-        sm_activity=_mean(readings["sm_activity"]),
-        tensor_activity=_mean(readings["tensor_activity"]),
-        power_share=_ratio(_mean(power_w), _mean(readings["power_limit_w"])),
+        kernel_running=mean["utilization"],
+        sm_activity=mean["sm_activity"],
+        tensor_activity=mean["tensor_activity"],
+        power_share=_ratio(mean["power_w"], mean["power_limit_w"]),
     )
+
+
+def _sums(process: StoredProcess, window: tuple[float, float]) -> Iterator[pl.DataFrame]:
+    """Sum and count of what the GPUs told within a window, for each piece of the readings in which they told any."""
+    inside = pl.col("component").is_in(["gpu", "module"]) & pl.col("time_s").is_between(*window)
+    power = pl.coalesce("power_w", "average_power_w").alias("power_w")
+    for piece in process.pieces("readings", "component", "time_s", "average_power_w", *_GAUGES):
+        rows = piece.filter(inside).with_columns(power)
+        if len(rows):
+            yield rows.select(pl.col(_GAUGES).sum(), pl.col(_GAUGES).count().name.suffix("_count"))
 
 
 def _mean(column: pl.Series) -> float | None:

@@ -27,6 +27,7 @@ Method = Literal["windows", "regression", "bound"]
 
 INTEGRATED = "its energy is added up from power read now and then, which tells nothing of what lay between two readings"
 ALIASED = "the steps nearly keep the sensor's pace: if it looks at part of the time only, it may miss the same phases"
+_STEPS = ("start_s", "duration_s", "num_microbatches", *(f"{phase}_s" for phase in STEP_PHASES))
 UNREADABLE = "the counter of {device} was read less than twice, or never moved"
 
 
@@ -77,7 +78,8 @@ def _windows_energy(device: DeviceCurve, windows: Sequence[tuple[float, float]])
 
 def _steps_energy(device: DeviceCurve) -> dict[str, PhaseEnergy]:
     """Of the phases of the timed steps, and of the other steps as a whole."""
-    steps = device.process.steps.drop_nulls(["start_s", "duration_s"]).filter(pl.col("duration_s") > 0.0)
+    steps = device.process.columns("steps", *_STEPS).drop_nulls(["start_s", "duration_s"])
+    steps = steps.filter(pl.col("duration_s") > 0.0)
     divisible, whole = steps.filter(timed(steps)), steps.filter(~timed(steps))
     energies = _divided(device, divisible) if len(divisible) else {}
     if len(whole):
@@ -128,7 +130,8 @@ def _division(device: DeviceCurve, phases: Sequence[str]) -> Division:
         breaks_s=((course.time_s[:-1] + course.time_s[1:]) / 2.0)[course.untold],
     )
     pauses: dict[str, Windows] = {phase: windows_of(process, phase) for phase in RUN_PHASES}
-    return divide(lambda parts: PhaseClock(process.steps, pauses, parts), readings, phases)
+    steps = process.columns("steps", *_STEPS)
+    return divide(lambda parts: PhaseClock(steps, pauses, parts), readings, phases)
 
 
 def _step_energy_j(device: DeviceCurve, steps: pl.DataFrame) -> NDArray[np.float64]:

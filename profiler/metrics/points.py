@@ -89,9 +89,18 @@ def _points_of(run: StoredRun, factors: CarbonFactors | None) -> list[dict[str, 
     budgets = [
         (p, json.loads(note)) for p in leaders for note in p.marks.filter(pl.col("kind") == "budget")["note"]
     ]
+    for (
+        curve
+    ) in curves:  # a long run's do not all fit into memory: each is asked for everything while it is there
+        for process, note in budgets:
+            curve.energy(windows_on(_windows(note), process)(curve.process))
     if budgets:
         return [_branch_point(run, process, note, curves, chosen) for process, note in budgets]
-    return [_whole_run_point(run, curves, chosen)] if any(len(p.steps) for p in leaders) else []
+    return (
+        [_whole_run_point(run, curves, chosen)]
+        if any(len(p.columns("steps", "step")) for p in leaders)
+        else []
+    )
 
 
 def _branch_point(
@@ -101,7 +110,7 @@ def _branch_point(
     curves: Sequence[DeviceCurve],
     factors: CarbonFactors,
 ) -> dict[str, Any]:
-    windows: Windows = [(float(start), float(end)) for start, end in note["windows"]]
+    windows = _windows(note)
     use = use_of(curves, windows_on(windows, process))
     duration_s = sum(end - start for start, end in windows)
     point = {
@@ -116,6 +125,10 @@ def _branch_point(
         "flops_per_s": _ratio(note.get("model_flops"), duration_s),
     }
     return _complete(run, point, use, factors)
+
+
+def _windows(note: Mapping[str, Any]) -> Windows:
+    return [(float(start), float(end)) for start, end in note["windows"]]
 
 
 def _whole_run_point(run: StoredRun, curves: Sequence[DeviceCurve], factors: CarbonFactors) -> dict[str, Any]:
@@ -170,9 +183,8 @@ def _complete(
 
 
 def _peak_memory(run: StoredRun) -> int | None:
-    steps = [p.steps for p in run.processes]
     for column in ("memory_peak_reserved_bytes", "host_rss_bytes"):
-        peaks = [frame[column].max() for frame in steps]
+        peaks = [p.columns("steps", column)[column].max() for p in run.processes]
         known = [int(peak) for peak in peaks if peak is not None]  # type: ignore[arg-type]
         if known:
             return max(known)

@@ -28,6 +28,8 @@ NOT_SHOWN = (
     " limit: a GPU that measures its memory's activity (Hopper and newer) can"
 )
 
+_GPU = ("gpu", "module")
+
 MIN_READINGS = 3
 """Readings of the memory's activity inside steps that make a mean of it."""
 
@@ -132,28 +134,44 @@ def measured_traffic(processes: Sequence[StoredProcess], peak_bytes_per_s: float
 
 
 def _activity_of_devices(process: StoredProcess) -> list[float | None]:
-    """Of each GPU of a process; None for one that told too seldom. A reading stands for the time since the last."""
-    gpus = process.readings.filter(pl.col("component").is_in(["gpu", "module"])).sort("time_s")
-    steps = process.steps.select("start_s", end_s=pl.col("start_s") + pl.col("duration_s")).sort("start_s")
-    if gpus.is_empty() or steps.is_empty():
+    """Of each GPU of a process; None for one that told too seldom."""
+    steps = process.columns("steps", "start_s", "duration_s")
+    steps = steps.select("start_s", end_s=pl.col("start_s") + pl.col("duration_s")).sort("start_s")
+    if steps.is_empty():
         return []
+    return [_activity(_readings_of(process, device), steps) for device in _gpus(process)]
+
+
+def _gpus(process: StoredProcess) -> list[str]:
+    """Those that have readings."""
+    pieces = process.pieces("readings", "component", "device")
+    found = [
+        piece.filter(pl.col("component").is_in(_GPU))["device"].unique(maintain_order=True)
+        for piece in pieces
+    ]
+    return list(dict.fromkeys(device for piece in found for device in piece))
+
+
+def _readings_of(process: StoredProcess, device: str) -> pl.DataFrame:
+    own = pl.col("component").is_in(_GPU) & (pl.col("device") == device)
+    pieces = process.pieces("readings", "component", "device", "time_s", "dram_activity")
+    rows = [piece.filter(own).select("time_s", "dram_activity") for piece in pieces]
+    return pl.concat(rows).sort("time_s")
+
+
+def _activity(readings: pl.DataFrame, steps: pl.DataFrame) -> float | None:
+    """Mean inside steps; None if it was told too seldom. A reading stands for the time since the last."""
     inside = (
-        gpus.with_columns(since_s=pl.col("time_s") - pl.col("time_s").shift().over("device"))
+        readings.with_columns(since_s=pl.col("time_s") - pl.col("time_s").shift())
         .join_asof(steps, left_on="time_s", right_on="start_s", strategy="backward", check_sortedness=False)
         .filter(
             pl.col("time_s") <= pl.col("end_s"), pl.col("dram_activity").is_finite(), pl.col("since_s") > 0
         )
     )
-    weighted = inside.group_by("device").agg(
-        mean=(pl.col("dram_activity") * pl.col("since_s")).sum() / pl.col("since_s").sum(),
-        readings=pl.len(),
-    )
-    told = {
-        row["device"]: row["mean"]
-        for row in weighted.iter_rows(named=True)
-        if row["readings"] >= MIN_READINGS
-    }
-    return [told.get(device) for device in gpus["device"].unique(maintain_order=True)]
+    if len(inside) < MIN_READINGS:
+        return None
+    mean = (pl.col("dram_activity") * pl.col("since_s")).sum() / pl.col("since_s").sum()
+    return float(inside.select(mean).item())
 
 
 def _over(a: float | None, b: float | None) -> float | None:

@@ -108,7 +108,7 @@ def _duration(processes: Sequence[StoredProcess]) -> float | None:
 
 def _last_loss(processes: Sequence[StoredProcess]) -> tuple[float | None, dict[str, str]]:
     """The last training loss of rank 0 that was recorded; one that is not finite is null, with a note."""
-    frames = [p.steps.select("step", "loss").drop_nulls() for p in processes if p.facts.rank == 0]
+    frames = [p.columns("steps", "step", "loss").drop_nulls() for p in processes if p.facts.rank == 0]
     losses = pl.concat(frames) if frames else pl.DataFrame({"step": [], "loss": []})
     if losses.is_empty():
         return None, {}
@@ -132,5 +132,6 @@ def _memory(processes: Sequence[StoredProcess]) -> dict[str, int | None]:
         "peak_reserved_bytes": "memory_peak_reserved_bytes",
         "peak_host_rss_bytes": "host_rss_bytes",
     }
-    steps = pl.concat([p.steps for p in processes]) if processes else None
+    frames = [p.columns("steps", *columns.values()).max() for p in processes]
+    steps = pl.concat(frames) if frames else None
     return {name: None if steps is None else steps[column].max() for name, column in columns.items()}  # type: ignore[misc]

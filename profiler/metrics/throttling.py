@@ -6,8 +6,6 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-import polars as pl
-
 from profiler.hardware_events import SLOWDOWN_BITS, decode_event_reasons
 from profiler.store.process import StoredProcess
 
@@ -20,14 +18,23 @@ def throttling(processes: Sequence[StoredProcess]) -> list[dict[str, Any]]:
     """
     rows = []
     for process in processes:
-        told = process.readings.drop_nulls("throttle_reasons")
-        for (device,), readings in told.group_by("device", maintain_order=True):
-            rows += [
-                {"device": device, "reason": r, "share": s} for r, s in _shares(readings["throttle_reasons"])
-            ]
+        for device, masks in _masks(process).items():
+            rows += [{"device": device, "reason": r, "share": s} for r, s in _shares(masks)]
     return rows
 
 
-def _shares(masks: pl.Series) -> list[tuple[str, float]]:
-    counts = Counter(reason for mask in masks for reason in decode_event_reasons(mask & SLOWDOWN_BITS))
-    return [(reason, count / len(masks)) for reason, count in counts.most_common()]
+def _masks(process: StoredProcess) -> dict[str, Counter[int]]:
+    """How often each device told each mask."""
+    found: dict[str, Counter[int]] = {}
+    for piece in process.pieces("readings", "device", "throttle_reasons"):
+        told = piece.drop_nulls().group_by("device", "throttle_reasons", maintain_order=True).len()
+        for device, mask, count in told.iter_rows():
+            found.setdefault(device, Counter())[mask] += count
+    return found
+
+
+def _shares(masks: Counter[int]) -> list[tuple[str, float]]:
+    counts = Counter[str]()
+    for mask, count in masks.items():
+        counts.update(dict.fromkeys(decode_event_reasons(mask & SLOWDOWN_BITS), count))
+    return [(reason, count / masks.total()) for reason, count in counts.most_common()]

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from profiler.report.facts import INTERRUPTED, LOST, PLUS_MINUS, energy_per
+from profiler.report.long_table import LONG, LongTable
 from profiler.report.quantity import format_quantity
 
 ESTIMATED = "~ estimated from CPU time, not measured"
@@ -26,12 +27,12 @@ def overview_table(frame: pl.DataFrame) -> RenderableType:
     """
     emits = ("CO2e",) if frame["emissions_g"].count() else ()
     columns = ("run", "status", "steps", "tokens", "train loss", "time", "energy", "energy per", "MFU")
-    table = new_table(*columns, *emits)
+    rows = []
     for row in frame.iter_rows(named=True):
         source = row["energy_source"]
         _, per, unit = energy_per(row)
-        cells: list[Text | str] = [
-            Text(row["run_id"]),  # never markup: names are other people's text
+        cells = [
+            row["run_id"],
             status_cell(row),
             _cell(row["steps"], ""),
             _cell(row["tokens"], ""),
@@ -42,8 +43,8 @@ def overview_table(frame: pl.DataFrame) -> RenderableType:
             _cell(row["mfu"], "fraction"),
             _energy_cell(row["emissions_g"], "g", source),
         ]
-        table.add_row(*cells[: len(table.columns)])
-    return _with_legend(table, frame, _of_runs(frame))
+        rows.append(cells[: len(columns) + len(emits)])
+    return _with_legend(_table_of([*columns, *emits], rows), frame, _of_runs(frame))
 
 
 def points_table(frame: pl.DataFrame, *, wide: bool = True) -> RenderableType:
@@ -106,6 +107,16 @@ def new_table(*columns: str) -> Table:
     return table
 
 
+def _table_of(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> RenderableType:
+    """A table of cells, never markup: names are other people's text."""
+    if len(rows) > LONG:
+        return LongTable(columns, rows)
+    table = new_table(*columns)
+    for cells in rows:
+        table.add_row(*map(Text, cells))
+    return table
+
+
 def _of_runs(frame: pl.DataFrame) -> list[str | None]:
     statuses = frame["status"].unique().to_list()
     told = {"lost": f"lost: {LOST}", "interrupted": f"interrupted: {INTERRUPTED}"}
@@ -123,7 +134,7 @@ def _of_points(frame: pl.DataFrame, *, wide: bool) -> list[str | None]:
     return [*bars, damaged_sentence(frame)]
 
 
-def _with_legend(table: Table, frame: pl.DataFrame, lines: Sequence[str | None]) -> RenderableType:
+def _with_legend(table: RenderableType, frame: pl.DataFrame, lines: Sequence[str | None]) -> RenderableType:
     estimated = "estimated" in frame["energy_source"].drop_nulls().to_list()
     said = [line for line in (ESTIMATED if estimated else None, *lines) if line]
     return Group(table, Text("\n".join(said), style="dim")) if said else table

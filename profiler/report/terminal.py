@@ -7,17 +7,17 @@ profiler.report.tables    tables of many runs
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from profiler.metrics.summary import summarize
 from profiler.report.carbon_rows import carbon_rows, marked, second_opinion_rows
+from profiler.report.console import is_wide, show
 from profiler.report.facts import (
     INSIDE_STEPS,
     METHODS,
@@ -34,34 +34,15 @@ from profiler.report.notes import Notes, grouped_notes
 from profiler.report.quantity import UNKNOWN, format_quantity
 from profiler.report.ranks import WAITED, rank_rows, slowest_text
 from profiler.report.tables import new_table, overview_table, points_table
-from profiler.report.visible import Visible
 from profiler.store.manifest import read_manifest
 from profiler.store.run import StoredRun
 
 __all__ = ["energy_text", "is_wide", "overview_table", "points_table", "print_run", "run_table", "show"]
 
-WIDE = 120
-
 
 def print_run(run_dir: Path) -> None:
     """Print the summary of the run in a folder."""
     show(run_table(summarize(StoredRun(run_dir, read_manifest(run_dir)))))
-
-
-def show(table: RenderableType) -> None:
-    """Print on standard output, at its width; a pipe has none and gets wide lines."""
-    _console().print(Visible(table))
-
-
-def is_wide() -> bool:
-    """Whether standard output has room for wide tables."""
-    return _console().width >= WIDE
-
-
-def _console() -> Console:
-    """Without markup: brackets in other people's text are brackets."""
-    width = None if sys.stdout.isatty() else 160
-    return Console(width=width, markup=False, emoji=False)
 
 
 def energy_text(energy: Mapping[str, Any], kind: str) -> str:

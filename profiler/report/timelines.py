@@ -19,7 +19,16 @@ if TYPE_CHECKING:
 MAX_POINTS = 600
 """A series with more points than this is drawn as mean, least and most of so many slices of time."""
 
-_SERIES = {"series": pl.String, "source": pl.String, "time_s": pl.Float64, "value": pl.Float64}
+MOST_SERIES = 8
+"""More devices of one name, or more ranks, than there are colours are drawn as one: their mean, least and most."""
+
+_NUMBERS = ("value", "low", "high")
+_SERIES = {
+    "series": pl.String,
+    "source": pl.String,
+    "time_s": pl.Float64,
+    **dict.fromkeys(_NUMBERS, pl.Float64),
+}
 _WIDTH, _HEIGHT = 620, 220
 
 
@@ -113,15 +122,17 @@ def downsample(frame: pl.DataFrame, most: int = MAX_POINTS) -> pl.DataFrame:
     """At most `most` rows a series: mean, least and most of slices of equal time.
 
     Args:
-        frame: Columns `series, source, time_s, value`, any order.
+        frame: Columns `series, source, time_s, value` and, where a row is a slice already, `low, high`, any order.
         most: Rows that a series may keep.
 
     Returns:
         Columns `series, source, time_s, value, low, high`; a slice without a value has no row.
     """
+    if "low" not in frame.columns:
+        frame = frame.with_columns(low="value", high="value")
     lengths = frame.group_by("series").len()
     if lengths.is_empty() or lengths["len"].max() <= most:  # type: ignore[operator]
-        return frame.with_columns(low="value", high="value").sort("series", "time_s")
+        return frame.sort("series", "time_s")
     start, span = pl.col("time_s").min(), pl.col("time_s").max() - pl.col("time_s").min()
     piece = ((pl.col("time_s") - start) / span * most).floor().clip(0, most - 1).over("series")
     return (
@@ -130,8 +141,8 @@ def downsample(frame: pl.DataFrame, most: int = MAX_POINTS) -> pl.DataFrame:
         .agg(
             pl.col("time_s").mean(),
             pl.col("value").mean(),
-            low=pl.col("value").min(),
-            high=pl.col("value").max(),
+            pl.col("low").min(),
+            pl.col("high").max(),
         )
         .drop("piece")
         .sort("series", "time_s")
@@ -141,23 +152,27 @@ def downsample(frame: pl.DataFrame, most: int = MAX_POINTS) -> pl.DataFrame:
 def _device_series(power: pl.DataFrame, column: str, prefix: str = "") -> pl.DataFrame:
     """One column of the devices' timeline as `series, source, time_s, value`; namesakes keep their ids."""
     name = pl.coalesce("name", "device")
-    shared = pl.col("device").n_unique().over(name) > 1
-    label = pl.when(shared).then(pl.format("{} …{}", name, pl.col("device").str.slice(-6))).otherwise(name)
-    source = pl.col("source") if column == "power_w" else pl.lit("counter")
-    return _known(
-        power.select(series=pl.lit(prefix) + label, source=source, time_s="time_s", value=pl.col(column))
+    alike = pl.col("device").n_unique().over(name)
+    label = (
+        pl.when(alike > MOST_SERIES)
+        .then(pl.format("{} x {}, mean, least and most", alike, name))
+        .when(alike > 1)
+        .then(pl.format("{} …{}", name, pl.col("device").str.slice(-6)))
+        .otherwise(name)
     )
+    source = pl.col("source") if column == "power_w" else pl.lit("counter")
+    return _known(power, column, pl.lit(prefix) + label, source)
 
 
 def _rank_series(steps: pl.DataFrame, column: str, title: str) -> pl.DataFrame:
     """One column of the steps' timeline as `series, source, time_s, value`, one series a rank."""
     if steps.is_empty():
         return pl.DataFrame(schema=_SERIES)
-    many = steps["rank"].n_unique() > 1
-    series = pl.format("{}, rank {}", pl.lit(title), pl.col("rank")) if many else pl.lit(title)
-    return _known(
-        steps.select(series=series, source=pl.lit("counter"), time_s="time_s", value=pl.col(column))
-    )
+    ranks = steps["rank"].n_unique()
+    series = pl.format("{}, rank {}", pl.lit(title), pl.col("rank")) if ranks > 1 else pl.lit(title)
+    if ranks > MOST_SERIES:
+        series = pl.lit(f"{title}, {ranks} ranks: mean, least and most")
+    return _known(steps, column, series, pl.lit("counter"))
 
 
 def _end_s(frame: pl.DataFrame) -> float:
@@ -165,8 +180,15 @@ def _end_s(frame: pl.DataFrame) -> float:
     return float(frame["time_s"].max() or 0.0) if len(frame) else 0.0  # type: ignore[arg-type]
 
 
-def _known(frame: pl.DataFrame) -> pl.DataFrame:
-    return frame.with_columns(pl.col("value").cast(pl.Float64)).drop_nulls("value")
+def _known(frame: pl.DataFrame, column: str, series: pl.Expr, source: pl.Expr) -> pl.DataFrame:
+    """One column as `series, source, time_s, value, low, high`."""
+    low, high = (
+        pl.col(f"{column}_{end}" if f"{column}_{end}" in frame.columns else column) for end in ("low", "high")
+    )
+    drawn = frame.select(
+        series=series, source=source, time_s="time_s", value=pl.col(column), low=low, high=high
+    )
+    return drawn.with_columns(pl.col(_NUMBERS).cast(pl.Float64)).drop_nulls("value")
 
 
 def _lines(
@@ -212,8 +234,19 @@ def _title(drawn: pl.DataFrame, title: str) -> Any:
     name = names[0] if len(names) == 1 and names[0].lower() not in title.lower() else ""
     estimated = "estimated" in drawn["source"].to_list()
     how = "dashed: estimated, not measured" if estimated else ""
-    subtitle = ", ".join(part for part in (name, how) if part)
+    means = f"means of {_slice_text(drawn)}; band: least to most" if _is_sliced(drawn) else ""
+    subtitle = ", ".join(part for part in (name, how, means) if part)
     return alt.Title(title, subtitle=subtitle or alt.Undefined, anchor="start", fontSize=14, offset=10)
+
+
+def _is_sliced(drawn: pl.DataFrame) -> bool:
+    return bool((drawn["low"] != drawn["high"]).any())
+
+
+def _slice_text(drawn: pl.DataFrame) -> str:
+    """How long a slice is, by the usual distance of two points."""
+    apart = drawn.select(pl.col("time_s").diff().over("series").median()).item()
+    return "all that is known" if apart is None else format_quantity(apart, "s")
 
 
 def _time(drawn: pl.DataFrame, end_s: float) -> Any:

@@ -38,6 +38,16 @@ def readable_runs_dir(path: Path) -> Path:
     return path
 
 
+def run_folders(runs_dir: Path) -> list[Path]:
+    """The folders of all runs, in no order.
+
+    Raises:
+        RunsFolderError: There is no such folder, or it is not one of ours.
+    """
+    with os.scandir(readable_runs_dir(runs_dir)) as entries:
+        return [runs_dir / entry.name for entry in entries if os.path.exists(f"{entry.path}/run.json")]  # noqa: PTH110
+
+
 def writable_runs_dir(path: Path) -> Path:
     """Check that runs can be written to `path`; make it, and mark it as ours, if need be.
 

@@ -99,15 +99,14 @@ def read_listed_part(path: Path, table: TableName, columns: Sequence[str] | None
     """
     wanted = tuple(SCHEMAS[table].names() if columns is None else columns)
     try:
-        rows = _checked_rows(path, wanted)
-        frame = pl.from_arrow(rows)
+        rows = loosened(_checked_rows(path, wanted))
+        frame = pl.DataFrame([_series(rows, name) for name in rows.column_names])
     except FileNotFoundError:
         raise
     except (pa.ArrowException, pl.exceptions.PolarsError, OSError, ValueError) as error:
         raise _unreadable(path, error) from None
-    assert isinstance(frame, pl.DataFrame)
     schema = {name: SCHEMAS[table][name] for name in wanted}
-    return _conform(path, loosened(frame), pl.Schema(schema), rows.num_rows)
+    return _conform(path, frame, pl.Schema(schema), rows.num_rows)
 
 
 def _checked_rows(path: Path, wanted: tuple[str, ...]) -> pa.Table:
@@ -121,12 +120,23 @@ def _checked_rows(path: Path, wanted: tuple[str, ...]) -> pa.Table:
         read_dictionary=text_columns(footer),
     ) as file:
         _check_version(path, footer.metadata or {})
-        check_types(file.schema_arrow)
-        found = [name for name in stored_columns(wanted) if name in file.schema_arrow.names]
-        check_sizes(data, footer, found if is_sealed else file.schema_arrow.names)
+        schema = file.schema_arrow
+        check_types(schema)
+        found = [name for name in stored_columns(wanted) if name in schema.names]
+        check_sizes(data, footer, found if is_sealed else schema.names)
         rows = file.read(columns=found if is_sealed else None)  # else only its pages have checksums
     check_texts(rows)
     return rows
+
+
+def _series(rows: pa.Table, name: str) -> pl.Series:
+    """A column; of texts that are each there once, by their numbers, in a third of the time of a conversion."""
+    column = rows[name]
+    if not pa.types.is_dictionary(column.type):
+        return pl.Series(name, column)
+    texts = column.unify_dictionaries().combine_chunks()
+    texts = texts.chunk(0) if isinstance(texts, pa.ChunkedArray) else texts
+    return pl.Series(name, texts.dictionary, pl.String)[pl.Series(texts.indices)].alias(name)
 
 
 def _unreadable(path: Path, error: Exception) -> StoredDataError:

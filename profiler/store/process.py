@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import final
@@ -43,6 +43,10 @@ class StoredProcess:
     def columns(self, table: TableName, *names: str) -> pl.DataFrame:
         """Some columns of a table, all rows."""
         return self.tables.frame(table, names)
+
+    def pieces(self, table: TableName, *names: str) -> Iterator[pl.DataFrame]:
+        """Some columns of a table, a bounded number of rows at a time; all rows at once where they are few."""
+        return self.tables.pieces(table, names)
 
     @property
     def damaged(self) -> tuple[str, ...]:

@@ -43,12 +43,7 @@ class StoredRun:
     @property
     def damaged(self) -> tuple[str, ...]:
         """One sentence for each file that could not be read."""
-        orphans = tuple(
-            f"{folder} has no readable {PROCESS_NAME}; its tables are left out."
-            for folder in sorted(self.path.glob("attempt-*/*/"))
-            if not any(p.folder == folder for p in self.processes)
-        )
-        return orphans + tuple(sentence for p in self.processes for sentence in p.damaged)
+        return self._orphans + tuple(sentence for p in self.processes for sentence in p.damaged)
 
     @property
     def unfinished(self) -> tuple[str, ...]:
@@ -63,7 +58,7 @@ class StoredRun:
     @property
     def incomplete(self) -> frozenset[TableName]:
         """The tables of which a part is damaged; all of them if a process's folder has lost its `process.json`."""
-        if len(self.damaged) > sum(len(p.damaged) for p in self.processes):
+        if self._orphans:
             return frozenset(SCHEMAS)
         return frozenset[TableName]().union(*(p.incomplete for p in self.processes))
 
@@ -71,6 +66,16 @@ class StoredRun:
     def partial(self) -> Partial | None:
         """Which of its ranks are missing, and why; None if none is."""
         return partial_of(self.processes, self.manifest)
+
+    @cached_property
+    def _orphans(self) -> tuple[str, ...]:
+        """One sentence for each process's folder of which nobody can tell whose it is."""
+        known = {p.folder for p in self.processes}
+        return tuple(
+            f"{folder} has no readable {PROCESS_NAME}; its tables are left out."
+            for folder in sorted(self.path.glob("attempt-*/*/"))
+            if folder not in known
+        )
 
     def _is_lost(self) -> bool:
         leaders = [p for p in self.processes if p.facts.rank == 0]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from profiler.errors import RunNotFoundError, StoredDataError, UnknownNameError
-from profiler.store.folder import readable_runs_dir
-from profiler.store.manifest import MANIFEST_NAME, Manifest, read_manifest
+from profiler.store.folder import run_folders
+from profiler.store.manifest import Manifest, read_manifest
 from profiler.store.run import StoredRun
 
 
@@ -16,10 +16,8 @@ def scan_runs(runs_dir: Path) -> list[StoredRun]:
     Raises:
         RunsFolderError: There is no such folder, or it is not one of ours.
     """
-    folders = [path.parent for path in readable_runs_dir(runs_dir).glob(f"*/{MANIFEST_NAME}")]
-    return sorted(
-        (_open(folder) for folder in folders), key=lambda run: (run.manifest.created_at, run.run_id)
-    )
+    runs = (open_folder(folder) for folder in run_folders(runs_dir))
+    return sorted(runs, key=lambda run: (run.manifest.created_at, run.run_id))
 
 
 def open_run(runs_dir: Path, run_id: str) -> StoredRun:
@@ -51,7 +49,8 @@ def open_run(runs_dir: Path, run_id: str) -> StoredRun:
     )
 
 
-def _open(folder: Path) -> StoredRun:
+def open_folder(folder: Path) -> StoredRun:
+    """The run in a folder; one whose manifest cannot be read is `damaged`, and says why in its notes."""
     try:
         return StoredRun(folder, read_manifest(folder))
     except StoredDataError as error:

@@ -83,9 +83,10 @@ class FolderTables:
 
     def pieces(self, table: TableName, columns: Sequence[str] | None = None) -> Iterator[pl.DataFrame]:
         """See `Tables`."""
-        damaged = self._damage[table]
-        yield from self._read(self._folder, table, columns, lambda sentence: damaged.update({sentence: None}))
-        self._seen.add(table)
+        if self._is_small(table):
+            yield self.frame(table, columns)
+        else:
+            yield from self._from_disk(table, columns)
 
     def frame(self, table: TableName, columns: Sequence[str] | None = None) -> pl.DataFrame:
         """See `Tables`."""
@@ -97,17 +98,19 @@ class FolderTables:
     def damage(self) -> Mapping[TableName, Sequence[str]]:
         """See `Tables`."""
         for table in SCHEMAS.keys() - self._seen:
-            if self._is_small(table):
-                self.frame(table)
-            else:
-                for _ in self.pieces(table, ()):
-                    pass
+            for _ in self.pieces(table, ()):
+                pass
         return {table: tuple(sentences) for table, sentences in self._damage.items()}
 
     def _concat(self, table: TableName, columns: Sequence[str] | None) -> pl.DataFrame:
         schema = SCHEMAS[table]
         empty = pl.DataFrame(schema=schema if columns is None else {name: schema[name] for name in columns})
-        return pl.concat([empty, *self.pieces(table, columns)])
+        return pl.concat([empty, *self._from_disk(table, columns)])
+
+    def _from_disk(self, table: TableName, columns: Sequence[str] | None) -> Iterator[pl.DataFrame]:
+        damaged = self._damage[table]
+        yield from self._read(self._folder, table, columns, lambda sentence: damaged.update({sentence: None}))
+        self._seen.add(table)
 
     def _is_small(self, table: TableName) -> bool:
         return sum(_bytes(path) for path in self._folder.glob(f"{table}-*")) < SMALL_BYTES

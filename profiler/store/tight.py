@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-import polars as pl
 import pyarrow as pa
 
 from profiler.records import TableName
@@ -49,17 +48,17 @@ def tightened(table: TableName, rows: pa.Table) -> pa.Table:
     return rows
 
 
-def loosened(frame: pl.DataFrame) -> pl.DataFrame:
+def loosened(rows: pa.Table) -> pa.Table:
     """What `tightened` split, as one column again."""
-    split = [(name, stored) for name, stored in THOUSANDTHS.items() if stored in frame.columns]
-    return frame.with_columns(
-        frame[name].fill_null(_divided(frame[stored])) for name, stored in split if name in frame.columns
-    ).drop(stored for _, stored in split)
-
-
-def _divided(thousandths: pl.Series) -> pl.Series:
-    """By NumPy: Polars multiplies by 0.001, whose last bit differs."""
-    return pl.Series(thousandths.cast(pl.Float64).to_numpy() / 1000.0, nan_to_null=True)
+    for name, stored in THOUSANDTHS.items():
+        if stored not in rows.column_names or name not in rows.column_names:
+            continue
+        whole, rest = rows[stored].combine_chunks(), rows[name].combine_chunks()
+        told, counted = _known(rest), _numbers(whole, np.int64) / 1000.0
+        numbers = np.where(told, _numbers(rest, np.float64), counted) if told.any() else counted
+        joined = _masked(pa.float64(), numbers, told | _known(whole))
+        rows = rows.set_column(rows.schema.get_field_index(name), name, joined).drop_columns([stored])
+    return rows
 
 
 def encodings(stored: pa.Schema) -> dict[str, object]:

@@ -1,0 +1,66 @@
+"""Means of equal slices of time, with the least and the most of each: what a chart shows of a million readings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+SLICES = 600
+
+
+def slice_width_s(start_s: float, end_s: float) -> float:
+    """The length of each of `SLICES` slices."""
+    return max((end_s - start_s) / SLICES, 1e-9)
+
+
+def in_slices(
+    pieces: Iterable[pl.DataFrame], width_s: float, values: Sequence[str], keys: Sequence[str] = ()
+) -> pl.DataFrame:
+    """One row for each key and slice: `time_s` and each value as means, `<value>_low`, `<value>_high`, by time.
+
+    Args:
+        pieces: Frames with `time_s`, the keys and the values; null values are left out.
+        width_s: Of a slice.
+        values: Columns of numbers.
+        keys: Columns that tell series apart.
+    """
+    by = [*keys, "slice"]
+    parts = [_partial(piece, width_s, values, keys) for piece in pieces if len(piece)]
+    if not parts:
+        return pl.DataFrame()
+    folded = pl.concat(parts).group_by(by).agg(
+        pl.col("^.*_(sum|count)$").sum(), pl.col("^.*_low$").min(), pl.col("^.*_high$").max()
+    )  # fmt: skip
+    mean = {name: pl.col(f"{name}_sum") / pl.col(f"{name}_count") for name in ("time_s", *values)}
+    known = {name: pl.when(pl.col(f"{name}_count") > 0).then(value) for name, value in mean.items()}
+    kept = [f"{name}_{end}" for name in values for end in ("low", "high")]
+    return folded.select(*keys, "slice", *kept, **known).sort(*keys, "time_s")
+
+
+def _partial(piece: pl.DataFrame, width_s: float, values: Sequence[str], keys: Sequence[str]) -> pl.DataFrame:
+    """Sums and extremes of each stretch of rows of one key and slice; a key or slice may come again.
+
+    By NumPy: rows lie in order, and a hash of every row's keys takes three times as long as all the rest.
+    """
+    slices = np.floor(piece["time_s"].to_numpy() / width_s)
+    stretches = [slices, *(piece.select(pl.col(keys).rle_id()) if keys else ())]
+    begins = np.flatnonzero(np.any([_differs(np.asarray(ids)) for ids in stretches], axis=0))
+    columns: dict[str, Any] = {"slice": slices[begins].astype(np.int64)}
+    for name in ("time_s", *values):
+        numbers = piece[name].to_numpy().astype(np.float64)  # null is NaN
+        known = ~np.isnan(numbers)
+        columns[f"{name}_sum"] = np.add.reduceat(np.where(known, numbers, 0.0), begins)
+        columns[f"{name}_count"] = np.add.reduceat(known.astype(np.int64), begins)
+        columns[f"{name}_low"] = np.fmin.reduceat(numbers, begins)
+        columns[f"{name}_high"] = np.fmax.reduceat(numbers, begins)
+    columns |= {key: piece[key][begins] for key in keys}
+    return pl.DataFrame(columns, nan_to_null=True)
+
+
+def _differs(numbers: NDArray[Any]) -> NDArray[np.bool_]:
+    """Which numbers are not the one before; the first is none."""
+    return np.concatenate([[True], numbers[1:] != numbers[:-1]])
