@@ -32,11 +32,13 @@ def hostile_runs(tmp_path_factory):
     texts = dict.fromkeys(("run_id", "workload", "preset", "status", "created_at", "flops_source"), HOSTILE)
     manifest |= texts | {"notes": {HOSTILE: HOSTILE, "mfu": HOSTILE}, "settings": {HOSTILE: HOSTILE}}
     manifest["hardware"] |= {"host": HOSTILE, "cpu": HOSTILE}
+    del manifest["checksum"]
     (evil / "run.json").write_text(json.dumps(manifest))
     (process,) = evil.glob("attempt-*/*/process.json")
     own = json.loads(process.read_text())
     own |= {"host": HOSTILE, "notes": {"sensor x": HOSTILE}}
     own["meters"] = [meter | {"name": HOSTILE, "notes": [HOSTILE]} for meter in own["meters"]]
+    del own["checksum"]
     process.write_text(json.dumps(own))
     (evil / "attempt-1" / "\x1b[2Jhost-0-1").mkdir()
     broken = folder / "\x1b]0;broken\x07"
