@@ -113,9 +113,9 @@ class Reading(NamedTuple):
 class Mark:
     """An interval or an instant of the run, with a JSON note.
 
-    Kinds in use: fit, epoch, validation, checkpoint, budget, idle, co_tenants, second_opinion, sensor_lost, note, gap
-    (a driver did not answer, or the disk took nothing), suspended (the machine slept, somewhere between start and end,
-    for the note's `slept_s`).
+    Kinds in use: fit, epoch, validation, checkpoint, budget, idle, co_tenants, second_opinion, sensor_lost, sensor_gap
+    (a driver did not answer), suspended (the machine slept, somewhere between start and end, for the note's `slept_s`),
+    gap (the disk took nothing), note.
     An instant has `end_s` null.
     """
 

@@ -96,7 +96,7 @@ def _wrong_gap(recorded: Recorded, hang: _Hang, gpu_s: list[float]) -> list[str]
     """Of the hole that the hang leaves in the readings of a GPU."""
     hole_s = _widest_s([*gpu_s, recorded.end_s])
     wrong = [] if "driver NVML" in recorded.process.facts.notes else ["the gap is not said"]
-    if "gap" not in recorded.process.marks["kind"]:
+    if "sensor_gap" not in recorded.process.marks["kind"]:
         wrong.append("the gap is not marked")
     if hang.back_s is None:
         return wrong if recorded.end_s - gpu_s[-1] > 1.0 else [*wrong, "the call did not hang"]

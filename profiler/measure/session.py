@@ -225,7 +225,7 @@ class Session:
 
     def _driver_gap(self, driver: str, start_s: float, end_s: float) -> None:
         self.notes[f"driver {driver}"] = f"{driver} did not answer from {start_s:.1f} s to {end_s:.1f} s"
-        self.recorder.mark("gap", start_s, end_s, {"driver": driver})
+        self.recorder.mark("sensor_gap", start_s, end_s, {"driver": driver})
 
     def _suspended(self, start_s: float, end_s: float, slept_s: float) -> None:
         self._slept_s += slept_s
