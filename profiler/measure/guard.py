@@ -65,11 +65,12 @@ class Guard:
                 return False
             self.reasons[part] = NO_ROOM  # first of all: what follows may fail for want of stack or memory
             self.fail(part, error)
+            return True
         except (KeyboardInterrupt, SystemExit):
             raise
         except BaseException:  # noqa: BLE001 - see above
             self.reasons.setdefault(part, NO_ROOM)
-        return True
+            return True
 
     def fail(self, part: str, error: BaseException) -> None:
         """Switch `part` off, and say so once."""
