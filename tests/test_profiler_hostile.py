@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import shutil
 
 import pytest
 from fixtures_runs import ROOT
@@ -33,7 +34,7 @@ def forged(values):
 def hostile_runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("hostile")
     run_dir = scripted_run(folder, Script(), counters=cpu_only, name="harmless", facts=RunFacts()).path
-    evil = run_dir.rename(folder / "\x1b[2J[link]b\udcff")
+    evil = run_dir.rename(folder / "\x1b[2J[link]b")
     manifest = json.loads((evil / "run.json").read_text())
     texts = dict.fromkeys(("run_id", "workload", "preset", "status", "created_at", "flops_source"), HOSTILE)
     manifest |= texts | {"notes": {HOSTILE: HOSTILE, "mfu": HOSTILE}, "settings": {HOSTILE: HOSTILE}}
@@ -47,6 +48,7 @@ def hostile_runs(tmp_path_factory):
     del own["checksum"]
     process.write_text(forged(own))
     (evil / "attempt-1" / "\x1b[2Jhost-0-1").mkdir()
+    shutil.copytree(evil, folder / "no text \udcff")
     broken = folder / "\x1b]0;broken\x07"
     broken.mkdir()
     (broken / "run.json").write_text(f'"{HOSTILE}'.encode("utf-8", "surrogateescape").decode("latin-1"))
@@ -96,7 +98,7 @@ def test_the_dashboard_shows_it_as_text(hostile_runs, monkeypatch, page):
 
     monkeypatch.setenv("JOULESCALE_RUNS_DIR", os.fspath(hostile_runs))
     app = AppTest.from_file(str(ROOT / "dashboard" / "app.py"), default_timeout=60).run()
-    app.query_params["run"] = "\x1b[2J[link]b\ufffd"
+    app.query_params["run"] = "\x1b[2J[link]b"
     app = app.switch_page(f"views/{page}.py").run()
     assert not app.exception, app.exception
     shown = [
