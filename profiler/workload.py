@@ -26,6 +26,10 @@ MAX_SEED = 2**32 - 1
 """The largest that every generator in use takes: NumPy's is the narrowest."""
 
 
+CHECKPOINT_EVERY_S = 60.0
+"""What a killed run loses at most, beside what it takes to start again."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunRequest:
     """What `joulescale run` hands to a workload beside its settings.
@@ -40,6 +44,9 @@ class RunRequest:
         idle_s: Seconds to measure the idle baseline before the fit; None: it is not measured.
         carbon: As given; stored as this run's defaults.
         second_opinion: Whose tracker is to run beside ours: codecarbon, or None.
+        resume: Name of a run that did not finish, to go on with from its last checkpoint.
+        checkpoint_every_s: Seconds from one checkpoint to the next, in the run's folder.
+        keep_checkpoints: Whether they stay there when the training is finished.
     """
 
     runs_dir: Path
@@ -51,6 +58,9 @@ class RunRequest:
     idle_s: float | None = None
     carbon: CarbonFactors = dataclasses.field(default_factory=CarbonFactors)
     second_opinion: str | None = None
+    resume: str | None = None
+    checkpoint_every_s: float = CHECKPOINT_EVERY_S
+    keep_checkpoints: bool = False
 
 
 class Workload(Protocol):
@@ -140,6 +150,22 @@ def apply_settings(settings: Any, texts: Mapping[str, str]) -> Any:
         if key not in hints:
             raise UnknownNameError("setting", key, hints)
     return dataclasses.replace(settings, **{k: parse_value(k, t, hints[k]) for k, t in texts.items()})
+
+
+def stored_settings(settings: Any, stored: Mapping[str, Any]) -> Any:
+    """Settings of the same class with the values of a run's manifest, where lists stand for tuples.
+
+    Raises:
+        InvalidValueError: The manifest holds a setting that this version does not have, or no longer takes.
+    """
+    values = {key: tuple(value) if isinstance(value, list) else value for key, value in stored.items()}
+    try:
+        return dataclasses.replace(settings, **values)
+    except TypeError as error:
+        raise InvalidValueError(
+            f"The run was trained with settings that this version of the workload does not know ({error}), so it cannot"
+            " be gone on with. Start a new run."
+        ) from None
 
 
 def parse_value(key: str, text: str, hint: Any) -> Any:

@@ -92,6 +92,7 @@ def make_power(count: int = 50) -> pl.DataFrame:
                 "device": device,
                 "name": name,
                 "source": "counter" if component == "gpu" else "estimated",
+                "attempt": 1,
                 "time_s": 0.1 * index,
                 "power_w": 300.0 + 50 * math.sin(index / 9) if component == "gpu" else 80.0,
                 "utilization": 0.9 if component == "gpu" else None,
@@ -111,7 +112,9 @@ def make_steps(count: int = 50) -> pl.DataFrame:
         [
             {
                 "rank": 0,
+                "attempt": 1,
                 "step": index,
+                "lost": False,
                 "time_s": 0.1 * (index + 1),
                 "loss": 5.5 * (index + 1) ** -0.1,
                 "tokens_per_s": 12_000.0,

@@ -28,6 +28,7 @@ from profiler.report.charts import scale_chart, utilization_chart
 pytest.importorskip("streamlit")
 
 from streamlit.testing.v1 import AppTest
+from test_profiler_attempts import point, record
 
 from dashboard import charts as boxes
 from dashboard.kinds import kind_name, largest_kind, of_kind
@@ -480,3 +481,14 @@ def test_a_partial_run_says_so_first_and_many_ranks_are_one_row_a_host(monkeypat
     (table,) = [t.value for t in page.dataframe if "who" in t.value.columns]
     assert table["who"].to_list() == ["0-7", "8-15"]
     assert table["status"].to_list() == ["8 finished", "7 finished, 1 lost"]
+
+
+def test_a_run_of_many_attempts_shows_each_and_what_was_lost(monkeypatch, tmp_path):
+    first = record(tmp_path, range(1, 11), checkpoint_after=6)
+    record(tmp_path, range(7, 13), resumed=point(first, 6), status="finished")
+    app = open_page(monkeypatch, tmp_path, "run", run=first.run_dir.name)
+    (table,) = [t.value for t in app.dataframe if "went on from" in t.value.columns]
+    assert table["steps"].to_list() == ["1 to 10", "7 to 12"]
+    lost = "Lost, since the next attempt went on from an earlier checkpoint: 4 steps"
+    assert plain(lost) in texts(app)
+    assert sum("lost: done again later" in json.dumps(chart) for chart in charts(app)) == 1

@@ -246,6 +246,7 @@ def test_a_phase_that_charts_do_not_know_is_drawn_last():
 def test_long_series_are_thinned_and_keep_their_extremes():
     long = pl.DataFrame({"time_s": [0.01 * i for i in range(50_000)]}).with_columns(
         series=pl.lit("gpu"),
+        attempt=pl.lit(1),
         source=pl.lit("counter"),
         value=pl.when(pl.int_range(pl.len()) == 31_007).then(900.0).otherwise(300.0),
     )

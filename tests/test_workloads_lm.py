@@ -41,6 +41,7 @@ class CountingMonitor:
     """Stands in for the monitor: each look at the clock is a second later than the last."""
 
     def __init__(self) -> None:
+        self.attempt = 1
         self.clock = itertools.count()
         self.marks: list[tuple[str, Any, Any, dict[str, Any]]] = []
         self.phases: list[tuple[str, float]] = []

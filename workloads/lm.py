@@ -25,6 +25,7 @@ import torch
 from profiler.errors import InvalidValueError, JoulescaleError
 from profiler.integrations.lightning import EfficiencyMonitor, RunFacts
 from profiler.workload import RunRequest, check_preset
+from workloads.checkpoints import Checkpoints, last_checkpoint, remove_checkpoints
 from workloads.corpus import Corpus, load_corpus, repetition
 from workloads.lm_settings import PRESETS, WIDTHS, LMSettings
 from workloads.lm_training import fit
@@ -76,7 +77,7 @@ class LMWorkload:
         flops_per_token = model_flops_per_token(settings.config(corpus.vocab_size))
         monitor = EfficiencyMonitor(
             request.runs_dir,
-            name=request.name,
+            name=request.resume or request.name,
             model_flops=lambda batch: batch[1].numel() * flops_per_token,
             tokens=lambda batch: batch[1].numel(),
             samples=lambda batch: len(batch[1]),
@@ -94,11 +95,15 @@ class LMWorkload:
                 seed=request.seed,
                 accelerator=accelerator,
                 callbacks=[monitor],
+                checkpoints=Checkpoints(lambda: monitor.run_dir, every_s=request.checkpoint_every_s),
+                resume=last_checkpoint(request.runs_dir / request.resume) if request.resume else None,
             )
         except SystemExit:  # into which Lightning turns a Ctrl-C, when the record is closed
             raise KeyboardInterrupt from None
         if monitor.run_dir is None:
             raise JoulescaleError("The training ended, but no run was recorded. The warning above says why.")
+        if not request.keep_checkpoints:
+            remove_checkpoints(monitor.run_dir)
         return monitor.run_dir
 
 

@@ -12,6 +12,7 @@ import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 from typing import Any, Protocol
 
 import lightning as L
@@ -20,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from workloads.checkpoints import Checkpoints, StepsFrom
 from workloads.corpus import Corpus
 from workloads.lm_settings import LMSettings
 from workloads.progress import ProgressCallback, choose_display
@@ -82,6 +84,11 @@ class ScheduledBatches(Dataset[tuple[Tensor, Tensor]]):
 class Monitor(Protocol):
     """The part of `EfficiencyMonitor` that a workload talks to."""
 
+    @property
+    def attempt(self) -> int:
+        """Which start of its run this is."""
+        ...
+
     def now(self) -> float:
         """Seconds on the run's clock."""
         ...
@@ -106,20 +113,53 @@ class ScheduleCallback(L.Callback):
     """Walks the schedule: sets each step's learning rate, branches, evaluates, comes back to the trunk.
 
     The windows of time that a point is charged with are those of the trunk so far and of its own cool-down.
-    What lies between segments (copying state, evaluating) belongs to none.
+    What lies between segments (copying state, evaluating, checkpoints) belongs to none. Windows and the trunk's state
+    go into checkpoints; a window is `[start_s, end_s, attempt]`, since each attempt has its own clock.
     """
 
-    def __init__(self, *, schedule: Schedule, corpus: Corpus, settings: LMSettings, monitor: Monitor) -> None:
+    def __init__(
+        self,
+        *,
+        schedule: Schedule,
+        corpus: Corpus,
+        settings: LMSettings,
+        monitor: Monitor,
+        checkpoints: Checkpoints | None = None,
+    ) -> None:
         self._steps = list(schedule.steps())
         self._schedule, self._corpus, self._settings, self._monitor = schedule, corpus, settings, monitor
+        self._checkpoints = checkpoints
         self._trunk_windows: list[list[float]] = []
+        self._segment_windows: list[list[float]] = []
         self._branch_state: dict[str, Any] = {}
-        self._start_s = 0.0
+        self._resumed = False
+        self._begun_s = 0.0  # of the segment, in this attempt
+        self._start_s: float | None = None  # of the window that is open
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint needs beside weights and optimizer."""
+        open_now = [] if self._start_s is None else [self._window(self._start_s, self._monitor.now())]
+        return {
+            "trunk": [*self._trunk_windows],
+            "segment": [*self._segment_windows, *open_now],
+            "branch": self._branch_state,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a checkpoint."""
+        self._trunk_windows, self._segment_windows = state_dict["trunk"], state_dict["segment"]
+        self._branch_state = state_dict["branch"]
+        self._resumed = True
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Warm up, then enter the first segment."""
+        """Warm up, then enter the first segment, or go on in the one of the checkpoint."""
         warm_up(trainer, self._corpus, self._settings)
-        self._enter(self._steps[0][0], trainer)
+        if self._checkpoints is not None:
+            self._checkpoints.start()
+        if self._resumed:
+            self._begun_s = self._start_s = self._now(trainer)
+        else:
+            self._enter(self._steps[0][0], trainer)
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
@@ -132,36 +172,51 @@ class ScheduleCallback(L.Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """After the last step of a segment, leave it and enter the next."""
+        """After the last step of a segment, leave it and enter the next; write a checkpoint when it is time."""
         segment, position = self._steps[batch_idx]
-        if position + 1 < segment.end_position:
-            return
         is_last = batch_idx + 1 == len(self._steps)
-        self._leave(segment, trainer, is_last=is_last)
-        if not is_last:
-            self._enter(self._steps[batch_idx + 1][0], trainer)
+        if position + 1 == segment.end_position:
+            self._leave(segment, trainer, is_last=is_last)
+            if not is_last:
+                self._enter(self._steps[batch_idx + 1][0], trainer)
+        if self._checkpoints is not None and self._checkpoints.due and not is_last:
+            self._close_window(trainer)
+            self._checkpoints.write(trainer)
+            self._start_s = self._now(trainer)
 
     def _enter(self, segment: Segment, trainer: L.Trainer) -> None:
         if segment.kind == "cooldown":
             with self._monitor.phase("checkpoint"):
                 self._branch_state = copy_state(trainer)
-        self._start_s = self._now(trainer)
+        self._begun_s = self._start_s = self._now(trainer)
+
+    def _window(self, start_s: float, end_s: float) -> list[float]:
+        return [start_s, end_s, self._monitor.attempt]
+
+    def _close_window(self, trainer: L.Trainer) -> float:
+        assert self._start_s is not None
+        end_s = self._now(trainer)
+        self._segment_windows.append(self._window(self._start_s, end_s))
+        self._start_s = None
+        return end_s
 
     def _leave(self, segment: Segment, trainer: L.Trainer, *, is_last: bool) -> None:
-        window = [self._start_s, self._now(trainer)]
+        end_s = self._close_window(trainer)
+        windows, self._segment_windows = self._segment_windows, []
         self._monitor.mark(
             segment.kind,
-            start_s=window[0],
-            end_s=window[1],
+            start_s=self._begun_s,
+            end_s=end_s,
             note={"budget_tokens": segment.budget_tokens, "steps": segment.num_steps},
         )
         if segment.kind == "trunk":
-            self._trunk_windows.append(window)
+            self._trunk_windows += windows
             return
-        self._mark_point(segment, trainer, windows=[*self._trunk_windows, window])
+        self._mark_point(segment, trainer, windows=[*self._trunk_windows, *windows])
         if not is_last:  # the model of the last branch is the one that is kept
             with self._monitor.phase("checkpoint"):
                 restore_state(trainer, self._branch_state)
+        self._branch_state = {}
 
     def _mark_point(self, segment: Segment, trainer: L.Trainer, *, windows: list[list[float]]) -> None:
         with self._monitor.phase("validation"):
@@ -175,7 +230,7 @@ class ScheduleCallback(L.Callback):
             "params": num_params(config),
             "loss": loss,
             "loss_plus_minus": plus_minus,
-            "windows": windows,
+            "windows": [w[:2] if w[2] == self._monitor.attempt else w for w in windows],
             "steps": steps,
             "model_flops": tokens * model_flops_per_token(config),
         }
@@ -252,11 +307,15 @@ def fit(
     seed: int,
     accelerator: str = "cpu",
     callbacks: Sequence[L.Callback] = (),
+    checkpoints: Checkpoints | None = None,
+    resume: Path | None = None,
 ) -> LMModule:
-    """Run a schedule from freshly seeded weights; return the module as the last step left it."""
+    """Run a schedule from freshly seeded weights, or from a checkpoint; return the module as the last step left it."""
     torch.manual_seed(seed)
     module = LMModule(settings, vocab_size=corpus.vocab_size)
-    walker = ScheduleCallback(schedule=schedule, corpus=corpus, settings=settings, monitor=monitor)
+    walker = ScheduleCallback(
+        schedule=schedule, corpus=corpus, settings=settings, monitor=monitor, checkpoints=checkpoints
+    )
     display = choose_display()
     if display is not None:
         shown = ProgressCallback(display, steps=schedule.num_steps, tokens_per_step=settings.tokens_per_step)
@@ -274,7 +333,9 @@ def fit(
             enable_model_summary=False,
             callbacks=[*callbacks, walker],
         )
-        trainer.fit(module, DataLoader(batches, batch_size=None, pin_memory=accelerator == "cuda"))
+        steps = StepsFrom(lambda: int(trainer.global_step), schedule.num_steps)
+        loader = DataLoader(batches, sampler=steps, batch_size=None, pin_memory=accelerator == "cuda")
+        trainer.fit(module, loader, ckpt_path=resume, weights_only=True if resume else None)
     return module
 
 

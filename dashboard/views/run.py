@@ -5,6 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from dashboard.data import run_summary, stored_run, stored_runs
+from dashboard.run_attempts import by_attempt
 from dashboard.run_carbon import footprint
 from dashboard.run_charts import by_phase, over_time
 from dashboard.run_devices import by_device
@@ -28,6 +29,7 @@ def main() -> None:
         missing_ranks(summary)
         cards(summary)
         verdict(summary["verdict"])
+    by_attempt(summary)
     by_phase(summary)
     by_rank(summary)
     by_device(summary)

@@ -33,6 +33,7 @@ class Point:
         texts: What differs from the preset, as given on a command line.
         label: For people.
         options: Further options of `joulescale run`, as on its command line.
+        resume: Name of a run of this point that did not finish.
     """
 
     workload: str
@@ -42,11 +43,15 @@ class Point:
     texts: Mapping[str, str]
     label: str
     options: Sequence[str] = ()
+    resume: str | None = None
 
     def command(self, runs_dir: Path) -> list[str]:
         """The command line that trains it."""
         words = [sys.executable, "-m", "profiler.cli.main", "run", self.workload, "--json"]
-        words += ["--preset", self.preset, "--seed", str(self.seed), "--runs-dir", str(runs_dir)]
+        words += ["--runs-dir", str(runs_dir)]
+        if self.resume is not None:
+            return [*words, "--resume", self.resume, *self.options]
+        words += ["--preset", self.preset, "--seed", str(self.seed)]
         for key, text in self.texts.items():
             words += ["--set", f"{key}={text}"]
         return [*words, *self.options]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -22,11 +23,21 @@ from profiler.cli.options import (
     refuse_taken,
     settings_texts,
 )
+from profiler.errors import InvalidValueError
 from profiler.integrations.codecarbon import check_second_opinion
-from profiler.store.factors import replace_factors
+from profiler.store.factors import read_factors, replace_factors
 from profiler.store.folder import check_run_name, writable_runs_dir
+from profiler.store.manifest import Manifest, as_stored
 from profiler.store.runs import open_run
-from profiler.workload import MAX_SEED, RunRequest, apply_settings, check_preset, load_workload
+from profiler.workload import (
+    CHECKPOINT_EVERY_S,
+    MAX_SEED,
+    RunRequest,
+    apply_settings,
+    check_preset,
+    load_workload,
+    stored_settings,
+)
 
 
 @with_carbon
@@ -41,6 +52,19 @@ def run(
     name: Annotated[
         str | None, typer.Option(help="Name of the run; made from the time if none is given.")
     ] = None,
+    resume: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RUN",
+            help="Go on with a run that did not finish, from its last checkpoint, with its own settings and seed.",
+        ),
+    ] = None,
+    checkpoint_s: Annotated[
+        float, typer.Option(help="Seconds from one checkpoint to the next.", min=0.0)
+    ] = CHECKPOINT_EVERY_S,
+    keep_checkpoints: Annotated[
+        bool, typer.Option("--keep-checkpoints", help="Keep them when the training is finished.")
+    ] = False,
     idle_s: IdleS = None,
     carbon_live: CarbonLive = None,
     second_opinion: SecondOpinion = None,
@@ -52,9 +76,21 @@ def run(
     factors = carbon.factors()
     source = chosen_source(carbon_live, factors)
     check_second_opinion(second_opinion)
-    chosen = apply_settings(found.preset(check_preset(preset)), settings_texts(settings, data))
+    before = None if resume is None else resumable(runs_dir, resume, workload)
+    if before is None:
+        chosen = apply_settings(found.preset(check_preset(preset)), settings_texts(settings, data))
+    else:
+        if name is not None or settings or data is not None:
+            raise InvalidValueError(
+                f"--resume goes on with {before.run_id!r} as it was begun. Leave out --name, --set and --data."
+            )
+        preset, seed = check_preset(before.preset or preset), before.seed or 0
+        chosen = stored_settings(found.preset(preset), before.settings)
+        factors = factors if carbon.words() else read_factors(runs_dir / before.run_id, before.carbon)
     found.check(chosen)
-    found.identity(chosen)  # refuses data that cannot be used, before anything is written
+    identity = found.identity(chosen)  # refuses data that cannot be used, before anything is written
+    if before is not None:
+        check_identity(before, identity)
     if name is not None:
         refuse_taken(runs_dir, check_run_name(name))
     request = RunRequest(
@@ -67,12 +103,16 @@ def run(
         idle_s=idle_s,
         carbon=factors,
         second_opinion=second_opinion,
+        resume=before.run_id if before else None,
+        checkpoint_every_s=checkpoint_s,
+        keep_checkpoints=keep_checkpoints,
     )
     try:
         run_dir = found.train(request)
     except KeyboardInterrupt:
         typer.echo(
-            f"\ninterrupted; what was recorded is kept: joulescale show latest --runs-dir {runs_dir}",
+            f"\ninterrupted; what was recorded is kept: joulescale show latest --runs-dir {runs_dir}\n"
+            f"go on with it: joulescale run {workload} --resume NAME --runs-dir {runs_dir}",
             err=True,
         )
         raise typer.Exit(130) from None
@@ -92,6 +132,43 @@ def run(
 
         print_run(run_dir)
         typer.echo(f"stored in {run_dir}")
+
+
+def resumable(runs_dir: Path, name: str, workload: str) -> Manifest:
+    """The manifest of the run to go on with.
+
+    Raises:
+        InvalidValueError: It is another workload's, is finished, or still runs.
+    """
+    run = open_run(runs_dir, name)
+    why = None
+    if run.manifest.workload != workload:
+        why = f"is a run of {run.manifest.workload or 'no workload'}, not of {workload}"
+    elif run.status == "finished":
+        why = "is finished"
+    elif run.status == "running":
+        why = "still runs"
+    if why:
+        raise InvalidValueError(
+            f"{run.run_id!r} {why}, so it cannot be gone on with. 'joulescale list' shows which did not finish."
+        )
+    return run.manifest
+
+
+def check_identity(before: Manifest, identity: Mapping[str, Any]) -> None:
+    """Refuse to go on with other data, or another torch: the second half would be another training's.
+
+    Raises:
+        InvalidValueError: They differ.
+    """
+    now = as_stored(identity)
+    other = sorted(key for key in {*now, *before.identity} if now.get(key) != before.identity.get(key))
+    if other:
+        key = other[0]
+        raise InvalidValueError(
+            f"{before.run_id!r} was begun with {key} = {before.identity.get(key)}, and here it is {now.get(key)}, so"
+            " going on with it would mix two trainings. Start a new run, or bring the old one back."
+        )
 
 
 def wait_passively() -> None:

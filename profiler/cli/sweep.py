@@ -1,4 +1,7 @@
-"""`joulescale sweep`: one run per point of a grid, each in a process of its own; finished points are not run again."""
+"""`joulescale sweep`: one run per point of a grid, each in a process of its own.
+
+Finished points are not run again; one that was interrupted or killed goes on from its last checkpoint.
+"""
 
 from __future__ import annotations
 
@@ -108,7 +111,7 @@ def _run_all(
     points: Sequence[Point], workload: Workload, identities: Mapping[int, Mapping[str, Any]], runs_dir: Path
 ) -> list[dict[str, Any]]:
     runs = scan_runs(runs_dir)
-    done = {id(p): _finished_run(p, identities[id(p)], runs) for p in points}
+    done = {id(p): _newest(p, identities[id(p)], runs, ("finished",)) for p in points}
     waiting = [p for p in points if done[id(p)] is None]
     results = []
     with SweepProgress({p.label: workload.cost(p.settings) for p in waiting}) as progress:
@@ -121,7 +124,9 @@ def _run_all(
                 "message": None,
             }
             if stored is None:
-                result |= _outcome(point, runs_dir, progress)
+                begun = _newest(point, identities[id(point)], runs, ("interrupted", "lost"))
+                resume = begun.run_id if begun else None
+                result |= _outcome(dataclasses.replace(point, resume=resume), runs_dir, progress)
             progress.say(point.label, result)
             results.append(result)
     return results
@@ -134,15 +139,15 @@ def _outcome(point: Point, runs_dir: Path, progress: SweepProgress) -> dict[str,
         return {"status": "failed", "message": str(failure)}
 
 
-def _finished_run(point: Point, identity: Mapping[str, Any], runs: Sequence[StoredRun]) -> StoredRun | None:
-    """The newest finished run of the same workload, settings, seed and data."""
+def _newest(
+    point: Point, identity: Mapping[str, Any], runs: Sequence[StoredRun], statuses: Sequence[str]
+) -> StoredRun | None:
+    """The newest run of the same workload, settings, seed and data that stands so."""
     wanted = (point.workload, point.seed, _plain(dataclasses.asdict(point.settings)), _plain(identity))
     for run in reversed(runs):
         m = run.manifest
-        if (
-            run.status == "finished"
-            and (m.workload, m.seed, _plain(m.settings), _plain(m.identity)) == wanted
-        ):
+        same = (m.workload, m.seed, _plain(m.settings), _plain(m.identity)) == wanted
+        if same and run.status in statuses:
             return run
     return None
 

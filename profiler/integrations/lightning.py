@@ -39,7 +39,9 @@ from profiler.integrations.lightning_facts import (
 )
 from profiler.integrations.lightning_fetch import silence_fetches
 from profiler.integrations.lightning_hooks import StepHooks
+from profiler.integrations.lightning_resume import is_fitting, read_point, steps_since, write_point
 from profiler.integrations.lightning_step import NEVER_SEEN, OpenStep
+from profiler.measure.attempt import ResumePoint
 from profiler.measure.guard import Guard, guarded
 from profiler.measure.idle import checked_idle_s, record_idle
 from profiler.measure.lifetime import at_exit, forget_in_children
@@ -109,6 +111,7 @@ class EfficiencyMonitor(StepHooks):
         self._idle_s = checked_idle_s(idle_s)
         self._summary = summary
         self._guard = Guard()
+        self._left: ResumePoint | None = None  # of the last fit's end: a checkpoint may be written after it
         self._reset()
 
     def _reset(self) -> None:
@@ -117,6 +120,9 @@ class EfficiencyMonitor(StepHooks):
         self._ends: list[tuple[str, Callable[[], None]]] = []  # what is open: its part, and how to close it
         self._status = "finished"
         self._open_step = OpenStep()
+        self._resumed: ResumePoint | None = None
+        self._waits = False  # for the checkpoint, with which the record opens
+        self._first_step, self._first_global_step = 0, 0
 
     @guarded("copying the monitor", otherwise={"_guard": Guard()})
     def __getstate__(self) -> dict[str, Any]:
@@ -131,6 +137,11 @@ class EfficiencyMonitor(StepHooks):
     def now(self) -> float:
         """Seconds on the run's clock; 0 outside of a fit."""
         return self._session.now() if self._session else 0.0
+
+    @property
+    def attempt(self) -> int:
+        """Which start of its run this is; 1 outside of a fit."""
+        return self._session.attempt if self._session else 1
 
     @contextmanager
     def phase(self, name: Phase) -> Iterator[None]:
@@ -167,14 +178,52 @@ class EfficiencyMonitor(StepHooks):
     @guarded("beginning a fit")
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Open the record: sensors, files, threads."""
-        if self._session is None:
+        if self._session is None and not self._waits:
             self._guard = Guard()
         self._guard.call("opening the record", self._begin, trainer, pl_module)
+        if self._session is None and not self._waits:
+            self._end()
+
+    @guarded("beginning a fit")
+    def on_sanity_check_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Open the record of a sharded training."""
+        self._open_late(trainer, pl_module)
+
+    def _open_late(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Open the record, if it waited for the checkpoint, which some strategies read after `on_fit_start`."""
+        if not self._waits:
+            return
+        self._waits = False
+        self._guard.call("opening the record", self._open, trainer, pl_module)
         if self._session is None:
             self._end()
 
+    @guarded("resuming")
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """The training goes on from a checkpoint: of which run, it says."""
+        if is_fitting(trainer):
+            self._resumed = read_point(checkpoint, self.runs_dir)
+
+    @guarded("resuming")
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Have the checkpoint say of which run it is, and how many steps were done."""
+        if self._session:
+            since = steps_since(trainer, pl_module, self._first_global_step)
+            self._leave(self._session, self._open_step.number if since is None else self._first_step + since)
+            self._session.store_now()
+        if self._left:
+            write_point(checkpoint, self._left)
+
+    def _leave(self, session: Session, step: int) -> None:
+        session.last_step = step
+        self._left = ResumePoint(run_id=session.run_dir.name, attempt=session.attempt, step=step)
+
     def _begin(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if self._session is not None:
+        if self._session is not None or self._waits:
             self._guard.fail(
                 "recording",
                 InvalidValueError(
@@ -182,8 +231,11 @@ class EfficiencyMonitor(StepHooks):
                 ),
             )
             return
+        resumed = self._resumed
         self._reset()
-        self._open(trainer, pl_module)
+        self._resumed, self._waits = resumed, trainer.strategy.restore_checkpoint_after_setup
+        if not self._waits:
+            self._open(trainer, pl_module)
 
     def _open(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         part, device = self._guard.call, trainer.strategy.root_device
@@ -201,12 +253,14 @@ class EfficiencyMonitor(StepHooks):
             probes=probes.probes,
             guard=self._guard,
             name=self._name,
+            resumed=self._resumed,
             peak=peak,
             phases_known=device.type in ("cpu", "cuda"),
             memory=SlowMemory(device).read,
             **phase_clock(device),
         )
         self._ends.append(("storing at the end", lambda: session.close(self._status)))
+        self._ends.append(("the last step", lambda: self._leave(session, self._open_step.number)))
         self._session, self.run_dir = session, session.run_dir
         if self._summary and trainer.is_global_zero:
             self._ends.insert(0, ("the summary", lambda: _print_summary(session.run_dir)))
@@ -249,8 +303,11 @@ class EfficiencyMonitor(StepHooks):
     @guarded("recording")
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """A resumed training has its step number only now, and the loader is here."""
+        self._open_late(trainer, pl_module)
+        self._first_global_step = trainer.global_step
+        self._first_step = self._resumed.step if self._resumed else trainer.global_step
         if self._work_counter and self._session:
-            self._open_step = OpenStep(trainer.global_step, self._session.recorder)
+            self._open_step = OpenStep(self._first_step, self._session.recorder)
             self._work_counter.expect(full_batch(trainer))
 
     @guarded("recording")

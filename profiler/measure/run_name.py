@@ -2,59 +2,63 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import re
+import secrets
 import zlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from profiler.errors import StoredDataError
 from profiler.measure.ranks import Place
-from profiler.store.folder import check_run_name
-from profiler.store.manifest import read_manifest
+from profiler.store.claim import Job
+from profiler.store.folder import check_run_name, new_run_id
 
 _JOB_KEYS = ("SLURM_JOB_ID", "SLURM_STEP_ID", "TORCHELASTIC_RUN_ID", "MASTER_ADDR", "MASTER_PORT")
 
 _RESTART_KEYS = ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT")
 
 
-def free_name(runs_dir: Path, name: str, rank: int) -> str:
-    """The name, or the first of `name-2`, `name-3`, ... if a run of that name is finished: two in one would be neither.
+def this_job(place: Place, env: Mapping[str, str] = os.environ) -> Job:
+    """This start of a training, the same for all of its ranks: by the variables of its launcher.
 
-    One that did not finish goes on under its name, as a further attempt. Every rank comes to the same name: what
-    it took part in itself, and what that became, is the same for all.
+    A launcher may use the same address and port for its next job; a rank that finds itself in an attempt already knows
+    that it is an earlier job's.
+    """
+    key = zlib.crc32("/".join(env.get(name, "") for name in _JOB_KEYS).encode())
+    restarts = [int(count) for name in _RESTART_KEYS if (count := env.get(name, "").strip()).isdecimal()]
+    alone = place.world_size == 1
+    return Job(
+        key=f"{key:08x}", restart=max(restarts, default=0), start=secrets.token_hex(8) if alone else ""
+    )
+
+
+def numbered(name: str) -> Iterator[str]:
+    """The name, then `name-2`, `name-3`, ...
 
     Raises:
         InvalidValueError: The name is no folder's name.
     """
-    names = (check_run_name(name), *(f"{name}-{number}" for number in range(2, 10_000)))
-    return next(known for known in names if not _is_over(runs_dir / known, rank))
+    return itertools.chain([check_run_name(name)], (f"{name}-{number}" for number in itertools.count(2)))
 
 
-def shared_name(runs_dir: Path, place: Place) -> str | None:
-    """A name that all ranks of one job make alike without talking to each other; None for a single process.
+def is_numbered(run_id: str, name: str) -> bool:
+    """Whether a run's name is a given one, or that with a number.
 
-    Launchers use the same address and port again, so a job's key may come back: every rank counts in how many runs
-    of that key it has left a folder, and all come to the same number. A restart goes on in the last of them.
+    >>> is_numbered("base-2", "base"), is_numbered("base-line", "base")
+    (True, False)
+    """
+    return run_id == name or re.fullmatch(rf"{re.escape(name)}-[0-9]+", run_id) is not None
+
+
+def made_names(runs_dir: Path, workload: str | None, place: Place, job: Job) -> Iterator[str]:
+    """Names for a training that has none: by the time for a process alone, else `job-<key>-<number>`.
+
+    A restart begins with the last run of its job, anything else with the first number that is free.
     """
     if place.world_size == 1:
-        return None
-    key = zlib.crc32("/".join(os.environ.get(name, "") for name in _JOB_KEYS).encode())
-    known = sum(1 for run_dir in runs_dir.glob(f"job-{key:08x}-*") if any(attempts_of(run_dir, place.rank)))
-    restarted = any(int(os.environ.get(name) or 0) > 0 for name in _RESTART_KEYS)
-    return f"job-{key:08x}-{known if restarted and known else known + 1}"
-
-
-def _is_over(run_dir: Path, rank: int) -> bool:
-    """Whether this rank took part in a run that is finished."""
-    if not attempts_of(run_dir, rank):
-        return False
-    try:
-        return read_manifest(run_dir).status == "finished"
-    except StoredDataError:
-        return False
-
-
-def attempts_of(run_dir: Path, rank: int) -> list[int]:
-    """Numbers of the attempts in which this rank took part; folders are named `<host>-<rank>-<pid>`."""
-    own = [path for path in run_dir.glob("attempt-*/*") if path.name.rsplit("-", 2)[-2:-1] == [str(rank)]]
-    numbers = [path.parent.name.removeprefix("attempt-") for path in own]
-    return [int(number) for number in numbers if number.isdecimal()]
+        return iter([new_run_id(workload)])
+    taken = [path.name.rpartition("-")[2] for path in runs_dir.glob(f"job-{job.key}-*")]
+    known = max((int(number) for number in taken if number.isdecimal()), default=0)
+    first = max(known, 1) if job.restart else 1
+    return (f"job-{job.key}-{number}" for number in itertools.count(first))

@@ -17,18 +17,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from profiler.carbon.factors import CarbonFactors
+from profiler.measure.attempt import Allotment, ResumePoint, Wish, allot, as_note
 from profiler.measure.deferred import Scalars
 from profiler.measure.guard import Guard
 from profiler.measure.ranks import Place
 from profiler.measure.recorder import DeviceTimer, Memory, Recorder
 from profiler.measure.redaction import redact, redact_notes
-from profiler.measure.run_name import attempts_of, free_name, shared_name
 from profiler.measure.sampler import SAMPLING_PERIOD_S, Sampler
 from profiler.measure.sensors.base import CoTenants, Probe
 from profiler.measure.surroundings import environment, hardware, software
 from profiler.records import Row
+from profiler.store.claim import attempt_dir
 from profiler.store.factors import write_factors
-from profiler.store.folder import new_run_id, writable_runs_dir
+from profiler.store.folder import writable_runs_dir
 from profiler.store.lease import Lease
 from profiler.store.manifest import (
     PROCESS_NAME,
@@ -42,6 +43,10 @@ from profiler.store.writer import JournalWriter
 
 if TYPE_CHECKING:
     from profiler.measure.peak import Peak
+
+
+STORE_WAIT_S = 5.0
+"""So long a checkpoint may wait, once, for a disk that hangs; storing takes some milliseconds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +85,7 @@ class Session:
         probes: The sensors that this process reads.
         guard: Switches off what fails.
         name: The run's name; None makes one.
+        resumed: The checkpoint that the training goes on from; its run is gone on with if nothing speaks against it.
         peak: What the run's devices can do and move at most, together.
         phases_known: As for `Recorder`.
         timer_on: Makes, of the run's clock, what tells the times of phases on an asynchronous device.
@@ -102,6 +108,7 @@ class Session:
         probes: Sequence[Probe],
         guard: Guard,
         name: str | None = None,
+        resumed: ResumePoint | None = None,
         peak: Peak | None = None,
         phases_known: bool = True,
         timer_on: Callable[[Callable[[], float]], DeviceTimer] | None = None,
@@ -117,18 +124,19 @@ class Session:
         self.flops_counted_over_given: float | None = None
         self._place, self._probes, self._facts, self._peak = place, tuple(probes), facts, peak
         self._clock, self._origin_s, self._wall_unix_s = clock, clock(), time.time()
-        self._created_at, self._status = _utc_now(), "running"
+        self.last_step: int | None = None
+        self._status, self._waits_for_disk = "running", True
         self._slept_s = 0.0
         folder = writable_runs_dir(runs_dir.absolute())  # the training may change its folder
-        given = free_name(folder, name, place.rank) if name else shared_name(folder, place)
-        run_id = given or new_run_id(facts.workload)
-        if name and run_id != name:
-            guard.warn("the run's name", f"{name!r} is a finished run already, so this one is {run_id!r}")
-        self.run_dir = folder / run_id
-        self._attempt = 1 + max(attempts_of(self.run_dir, place.rank), default=0)
-        self._folder = (
-            self.run_dir / f"attempt-{self._attempt}" / f"{socket.gethostname()}-{place.rank}-{os.getpid()}"
-        )
+        wish = Wish(name=name, workload=facts.workload, likeness=_likeness(facts), resumed=resumed)
+        self._allotted = allotted = allot(folder, wish, place)
+        self._tell(allotted)
+        self.run_dir, self.attempt = allotted.run_dir, allotted.attempt
+        before = allotted.before
+        self._created_at = before.created_at if before else _utc_now()
+        self._parent = as_note(allotted.parent) or (before.parent if before else None)
+        process = f"{socket.gethostname()}-{place.rank}-{os.getpid()}"
+        self._folder = attempt_dir(self.run_dir, self.attempt) / process
         self._lease: Lease | None = None
         self._carbon: Mapping[str, Any] = {}
         self._gap_start_s, self._gap_reason = 0.0, ""
@@ -186,14 +194,33 @@ class Session:
         """Read the sensors now, beside the sampler's own rhythm: at the edge of a window that matters."""
         self._sampler.sample()
 
+    def store_now(self) -> None:
+        """Store what was recorded so far before a checkpoint says that it was done.
+
+        What is in a checkpoint is never trained again, so a row that is lost with the process is lost for good. A disk
+        that hangs is waited for once, and never again.
+        """
+        if not self._writer.store_soon(STORE_WAIT_S if self._waits_for_disk else 0.0):
+            self._waits_for_disk = False
+
     def close(self, status: str) -> None:
         """Stop sampling, store everything, and say how the run ended (finished or interrupted)."""
         self._status = status
         self.guard.call("the last reading", self._sampler.stop)
         self.guard.call("recording at the end", self.recorder.flush)
         self.guard.call("storing the rest", self._writer.close)
-        if self._lease is not None:
-            self._lease.release()
+        for lease in (self._lease, self._allotted.lease):
+            if lease is not None:
+                lease.release()
+
+    def _tell(self, allotted: Allotment) -> None:
+        """Say it where a training is not the run that it asked to be."""
+        run_id, parent = allotted.run_dir.name, allotted.parent
+        if allotted.why is not None:
+            self.guard.warn("the run's name", f"{allotted.why}, so this one is {run_id!r}")
+        if parent is not None:
+            where = f"step {parent.step} of {parent.run_id!r}, attempt {parent.attempt}"
+            self.notes["went on from"] = f"this training went on from {where}, and is a run of its own"
 
     def _make_folder(self) -> None:
         """What a run needs on disk before its first row; as often as it takes, if the disk is full at the start."""
@@ -269,7 +296,7 @@ class Session:
             local_rank=self._place.local_rank,
             world_size=self._place.world_size,
             pid=os.getpid(),
-            attempt=self._attempt,
+            attempt=self.attempt,
             clock={"wall_unix_s": self._wall_unix_s, "monotonic_s": self._origin_s},
             boot_id=boot_id(),
             replica=self._place.replica,
@@ -277,6 +304,7 @@ class Session:
             status=self._status,
             heartbeat=now,
             ended_at=None if self._status == "running" else now,
+            resumed=as_note(self._allotted.resumed),
             meters=tuple(asdict(probe.counter.meter) for probe in self._probes),
             notes=self._notes(),
         )
@@ -292,7 +320,9 @@ class Session:
             created_at=self._created_at,
             heartbeat=now,
             ended_at=None if self._status == "running" else now,
-            attempt=self._attempt,
+            attempt=self.attempt,
+            last_step=self.last_step,
+            parent=self._parent,
             settings=redact(facts.settings),
             identity=redact(facts.identity),
             data=redact(facts.data),
@@ -318,6 +348,16 @@ class Session:
             peak_bytes_per_s=peak.bytes_per_s,
             peak_bytes_source=peak.bytes_source,
         )
+
+
+def _likeness(facts: RunFacts) -> dict[str, Any]:
+    """What a run and its further attempts have in common, as it is stored."""
+    return {
+        "workload": facts.workload,
+        "seed": facts.seed,
+        "settings": redact(facts.settings),
+        "identity": redact(facts.identity),
+    }
 
 
 def _utc_now() -> str:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import polars as pl
 
 from profiler.metrics.cross_check import CrossCheck, cross_check
-from profiler.metrics.devices import DeviceCurve, Total, fit_windows, total
+from profiler.metrics.devices import DeviceCurve, Total, fit_windows, joined, same_devices, total
 from profiler.metrics.energy import Energy
 from profiler.metrics.idle import idle_baseline, why_no_idle
 from profiler.store.node import node_of
@@ -27,11 +28,14 @@ def energy_summary(
     """The `energy` dictionary of a summary, and what a reader of it must know, by note."""
     blind = _blind_hosts(processes, curves)
     rows, notes = [], dict[str, str]()
-    for curve in curves:
-        row, sentences = _component(curve, _co_tenants(processes, curve))
-        rows.append(row)
-        label = f"energy.components {_named_once(curve, curves)}"
-        notes |= {f"{label} {topic}".rstrip(): sentence for topic, sentence in sentences.items()}
+    told = {id(curve): _told(curve, _co_tenants(processes, curve)) for curve in curves}
+    for group in same_devices(curves):
+        rows.append(_component(group, [told[id(curve)] for curve in group]))
+        label = f"energy.components {_named_once(group[0], curves)}"
+        for curve in group:
+            of = f"attempt {curve.process.facts.attempt}: " if len(group) > 1 else ""
+            sentences = told[id(curve)].sentences
+            notes |= {f"{label} {topic}".rstrip(): of + sentence for topic, sentence in sentences.items()}
     measured = None if blind else total(curves, fit_windows, estimated=False)
     estimated = total(curves, fit_windows, estimated=True)
     idle = idle_baseline(curves, measured.energy_j if measured else None)
@@ -83,27 +87,43 @@ def _at_least(rows: Sequence[Mapping[str, Any]]) -> float | None:
     return sum(known) if known else None
 
 
-def _component(curve: DeviceCurve, co_tenants: int | None) -> tuple[dict[str, Any], dict[str, str]]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Told:
+    """What one process's readings of a device say beside its joules, asked for while they are in memory."""
+
+    co_tenants: int | None
+    check: CrossCheck | None
+    sentences: Mapping[str, str]
+
+
+def _told(curve: DeviceCurve, co_tenants: int | None) -> _Told:
     found = curve.energy(fit_windows(curve.process))
-    stated = found if found is not None and found.is_knowledge else None
     check = cross_check(curve.curve, curve.readings, fit_windows(curve.process)) if _has_both(curve) else None
-    row = {
-        "component": curve.meter["component"],
-        "device": curve.meter["device"],
-        "name": curve.meter["name"],
-        "host": curve.process.facts.host,
-        "rank": curve.process.facts.rank,
+    return _Told(co_tenants=co_tenants, check=check, sentences=_sentences(curve, found, check, co_tenants))
+
+
+def _component(curves: Sequence[DeviceCurve], told: Sequence[_Told]) -> dict[str, Any]:
+    """One device, over all attempts in which it was read; the last of them says where it is."""
+    found, last = joined(curves, fit_windows), curves[-1]
+    stated = found if found is not None and found.is_knowledge else None
+    words = [_source_word(curve.meter, of.co_tenants) for curve, of in zip(curves, told, strict=True)]
+    checks = [of.check.ratio for of in told if of.check]
+    return {
+        "component": last.meter["component"],
+        "device": last.meter["device"],
+        "name": last.meter["name"],
+        "host": last.process.facts.host,
+        "rank": last.process.facts.rank,
         "energy_j": stated.energy_j if stated else None,
         "plus_minus_j": stated.plus_minus_j if stated else None,
         "at_least_j": found.at_least_j if found else None,
-        "source": _source_word(curve.meter, co_tenants),
+        "source": max(words, key=SOURCES.index),
         "coverage": found.coverage if found else None,
-        "aliased": curve.aliasing is not None,
-        "co_tenants": co_tenants,
-        "counter_over_integrated": check.ratio if check else None,
-        "uncertainty_source": curve.meter["uncertainty_source"],
+        "aliased": any(curve.aliasing is not None for curve in curves),
+        "co_tenants": max((of.co_tenants for of in told if of.co_tenants is not None), default=None),
+        "counter_over_integrated": checks[-1] if checks else None,
+        "uncertainty_source": last.meter["uncertainty_source"],
     }
-    return row, _sentences(curve, found, check, co_tenants)
 
 
 def _sentences(

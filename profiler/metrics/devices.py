@@ -234,10 +234,54 @@ def total(
         value, or that its process's tables are lost while others of the attempt have theirs: a sum with a hole is none.
     """
     asked = [(c, windows(c.process)) for c in curves if c.estimated == estimated]
-    energies = [c.energy(w) for c, w in asked if w]
+    groups = same_devices([c for c, w in asked if w])
+    energies = [joined(group, windows) for group in groups]
     known = [e for e in energies if e is not None and e.is_knowledge]
     recorded = {c.process.facts.attempt for c, w in asked if w}
     lost = any(fit_window(c.process) is None and c.process.facts.attempt in recorded for c, _ in asked)
     if not known or len(known) < len(energies) or lost:
         return None
     return Total(energy_j=sum(e.energy_j for e in known), plus_minus_j=sum(e.plus_minus_j for e in known))
+
+
+def same_devices(curves: Sequence[DeviceCurve]) -> list[list[DeviceCurve]]:
+    """The curves of each device, one an attempt; an estimate is of a process, so of a rank."""
+    groups: dict[tuple[str, int, str, str], list[DeviceCurve]] = {}
+    for curve in curves:
+        facts, meter = curve.process.facts, curve.meter
+        where = "" if meter["component"] == "gpu" else node_of(facts)
+        rank = facts.rank if curve.estimated else 0
+        groups.setdefault((where, rank, meter["component"], meter["device"]), []).append(curve)
+    return list(groups.values())
+
+
+def joined(curves: Sequence[DeviceCurve], windows: Callable[[StoredProcess], Windows]) -> Energy | None:
+    """Energy of one device over all of its attempts; None if it is not known of any, or nothing bounds it in one.
+
+    An attempt that ended before its counter moved twice used between nothing and the most that the device can draw.
+    """
+    asked = [(c, w) for c in curves if (w := windows(c.process))]
+    found = [c.energy(w) for c, w in asked]
+    if len(asked) == 1 or not any(found):
+        return found[0] if found else None
+    parts = [e or _bounded(c, w) for e, (c, w) in zip(found, asked, strict=True)]
+    seconds = [sum(end - start for start, end in w) for _, w in asked]
+    known = [part for part in parts if part is not None]
+    if len(known) < len(parts):
+        return None
+    covered = sum(part.coverage * s for part, s in zip(known, seconds, strict=True))
+    return Energy(
+        energy_j=sum(part.energy_j for part in known),
+        plus_minus_j=sum(part.plus_minus_j for part in known),
+        coverage=covered / sum(seconds) if sum(seconds) > 0.0 else 1.0,
+        at_least_j=sum(part.at_least_j for part in known),
+    )
+
+
+def _bounded(curve: DeviceCurve, windows: Windows) -> Energy | None:
+    """Half of the most that a device can have used, give or take as much."""
+    most_w = curve.meter.get("power_max_w")
+    if most_w is None:
+        return None
+    half_j = float(most_w) * sum(end - start for start, end in windows) / 2.0
+    return Energy(energy_j=half_j, plus_minus_j=half_j, coverage=0.0, at_least_j=0.0)

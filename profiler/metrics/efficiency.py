@@ -8,6 +8,7 @@ from typing import Any
 
 import polars as pl
 
+from profiler.metrics.kept import kept_steps
 from profiler.metrics.ranks import one_per_batch
 from profiler.metrics.roofline import OPERATORS, Limits, Traffic, notes_of, roofline
 from profiler.store.manifest import Manifest
@@ -18,7 +19,7 @@ _SUMMED = ("rank", "duration_s", "samples", "tokens", "model_flops", "executed_f
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepTotals:
-    """Sums over the steps of a run; work is of all ranks together, time that of rank 0.
+    """Sums over the steps of a run that count, each once; work is of all ranks together, time that of rank 0.
 
     Attributes:
         steps: Optimizer updates.
@@ -37,9 +38,9 @@ class StepTotals:
 
 
 def step_totals(processes: Sequence[StoredProcess]) -> StepTotals:
-    """Sum up the steps, each batch once; a quantity that is unknown in one step is unknown in the sum."""
+    """Sum up the steps that count, each batch once; a quantity that is unknown in one step is unknown in the sum."""
     counted = one_per_batch(processes)
-    every = pl.concat([p.columns("steps", *_SUMMED) for p in counted]) if counted else None
+    every = pl.concat(kept_steps(counted, *_SUMMED)) if counted else None
     if every is None or every.is_empty():
         return StepTotals(
             steps=0,

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from profiler.metrics.devices import DeviceCurve, Windows, fit_windows
+from profiler.metrics.devices import DeviceCurve, Windows, fit_windows, joined, same_devices
 from profiler.store.process import StoredProcess
 
 NOT_ASKED = "the idle baseline was not measured: ask for it with EfficiencyMonitor(idle_s=30) or --idle-s 30"
@@ -32,21 +32,12 @@ def idle_baseline(curves: Sequence[DeviceCurve], measured_j: float | None) -> di
         `power_w` and `plus_minus_w` of the sum, `energy_j` over the fit's duration, and `share` of the measured energy;
         None if it was not asked for or could not be measured. Half-widths are added, as gains may err alike.
     """
-    asked = [(c, idle_windows(c.process)) for c in curves if not c.estimated]
-    found = [(c, w, c.energy(w)) for c, w in asked if w]
-    if not found or any(energy is None or not energy.is_knowledge for _, _, energy in found):
+    groups = same_devices([c for c in curves if not c.estimated])
+    found = [_idle_of(group) for group in groups if any(idle_windows(c.process) for c in group)]
+    known = [part for part in found if part is not None]
+    if not known or len(known) < len(found):
         return None
-    watts = np.array(
-        [
-            (
-                energy.energy_j / _length_s(w),
-                energy.plus_minus_j / _length_s(w),
-                _length_s(fit_windows(c.process)),
-            )
-            for c, w, energy in found
-            if energy is not None
-        ]
-    )
+    watts = np.array(known)
     energy_j = float(watts[:, 0] @ watts[:, 2])
     return {
         "power_w": float(np.sum(watts[:, 0])),
@@ -54,6 +45,16 @@ def idle_baseline(curves: Sequence[DeviceCurve], measured_j: float | None) -> di
         "energy_j": energy_j,
         "share": energy_j / measured_j if measured_j else None,
     }
+
+
+def _idle_of(curves: Sequence[DeviceCurve]) -> tuple[float, float, float] | None:
+    """Idle watts of a device, half-width, and the seconds of its fit, over all attempts."""
+    energy = joined(curves, idle_windows)
+    if energy is None or not energy.is_knowledge:
+        return None
+    idle_s = sum(_length_s(idle_windows(c.process)) for c in curves)
+    fit_s = sum(_length_s(fit_windows(c.process)) for c in curves)
+    return energy.energy_j / idle_s, energy.plus_minus_j / idle_s, fit_s
 
 
 def why_no_idle(curves: Sequence[DeviceCurve]) -> str:

@@ -1,19 +1,21 @@
 """Points of efficiency against scale: one row for each model size and token budget that was trained.
 
 A workload marks the end of each cool-down branch as a `budget` with its windows: the trunk up to there and the
-branch's own cool-down. Its joules are those of these windows. A run without such marks is one point: its whole fit
-against its last training loss.
+branch's own cool-down. Its joules are those of these windows, which may lie in several attempts: what an attempt lost
+is in none of them. A budget that a later attempt reached again is the later's. A run without such marks is one point:
+its whole fit against its last training loss.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import polars as pl
 
 from profiler.carbon.factors import CarbonFactors
+from profiler.metrics.attempts import with_one_peak
 from profiler.metrics.carbon import Use, carbon, run_factors, use_of
 from profiler.metrics.devices import (
     DeviceCurve,
@@ -25,6 +27,8 @@ from profiler.metrics.efficiency import mfu_of
 from profiler.metrics.summary import summarize
 from profiler.store.process import StoredProcess
 from profiler.store.run import StoredRun
+
+WindowsOf = Callable[[StoredProcess], Windows]
 
 POINT_SCHEMA = pl.Schema(
     {
@@ -86,16 +90,18 @@ def _points_of(run: StoredRun, factors: CarbonFactors | None) -> list[dict[str, 
     chosen, _ = run_factors(run, factors)
     leaders = [p for p in run.processes if p.facts.rank == 0]
     curves = device_curves(run.processes)
-    budgets = [
+    marks = [
         (p, json.loads(note)) for p in leaders for note in p.marks.filter(pl.col("kind") == "budget")["note"]
     ]
+    budgets = {note["budget_tokens"]: (_windows(run, process, note), note) for process, note in marks}
     for (
         curve
     ) in curves:  # a long run's do not all fit into memory: each is asked for everything while it is there
-        for process, note in budgets:
-            curve.energy(windows_on(_windows(note), process)(curve.process))
+        for windows, _ in budgets.values():
+            if windows and (of_curve := windows(curve.process)):
+                curve.energy(of_curve)
     if budgets:
-        return [_branch_point(run, process, note, curves, chosen) for process, note in budgets]
+        return [_branch_point(run, windows, note, curves, chosen) for windows, note in budgets.values()]
     return (
         [_whole_run_point(run, curves, chosen)]
         if any(len(p.columns("steps", "step")) for p in leaders)
@@ -105,14 +111,13 @@ def _points_of(run: StoredRun, factors: CarbonFactors | None) -> list[dict[str, 
 
 def _branch_point(
     run: StoredRun,
-    process: StoredProcess,
+    windows: WindowsOf | None,
     note: Mapping[str, Any],
     curves: Sequence[DeviceCurve],
     factors: CarbonFactors,
 ) -> dict[str, Any]:
-    windows = _windows(note)
-    use = use_of(curves, windows_on(windows, process))
-    duration_s = sum(end - start for start, end in windows)
+    use = use_of(curves, windows) if windows else Use(energy_j=None)
+    duration_s = sum(end - start for start, end, *_ in note["windows"])
     point = {
         "params": note["params"],
         "budget_tokens": note["budget_tokens"],
@@ -127,8 +132,20 @@ def _branch_point(
     return _complete(run, point, use, factors)
 
 
-def _windows(note: Mapping[str, Any]) -> Windows:
-    return [(float(start), float(end)) for start, end in note["windows"]]
+def _windows(run: StoredRun, process: StoredProcess, note: Mapping[str, Any]) -> WindowsOf | None:
+    """Windows of rank 0's clocks: `[start, end]` in the mark's own attempt, `[start, end, attempt]` in another.
+
+    None if one of these attempts is not there any more.
+    """
+    leaders = {p.facts.attempt: p for p in run.processes if p.facts.rank == 0}
+    windows: dict[int, list[tuple[float, float]]] = {}
+    for start_s, end_s, *attempt in note["windows"]:
+        number = int(attempt[0]) if attempt else process.facts.attempt
+        windows.setdefault(number, []).append((float(start_s), float(end_s)))
+    if windows.keys() - leaders.keys():
+        return None
+    parts = [windows_on(of, leaders[number]) for number, of in windows.items()]
+    return lambda p: [window for part in parts for window in part(p)]
 
 
 def _whole_run_point(run: StoredRun, curves: Sequence[DeviceCurve], factors: CarbonFactors) -> dict[str, Any]:
@@ -154,7 +171,7 @@ def _complete(
     use: Use,
     factors: CarbonFactors,
 ) -> dict[str, Any]:
-    manifest = run.manifest
+    manifest = with_one_peak(run)
     energy_j, bar = use.energy_j, use.plus_minus_j
     emissions, _ = carbon(factors, use)
     per_token, per_joule = _ratio(energy_j, point["tokens"]), _ratio(point["tokens"], energy_j)

@@ -29,6 +29,8 @@ _WHY_NULL: Mapping[str, str] = {
     "memory.peak_allocated_bytes": "the training ran on the CPU, which has no allocator statistics",
     "memory.peak_reserved_bytes": "the training ran on the CPU, which has no allocator statistics",
     "memory.peak_host_rss_bytes": "no step was long enough ago to be sampled",
+    "parent": "the training did not go on from a checkpoint of another run",
+    "lost_work.energy_j": "the energy of the time that was lost is not known well enough to be stated",
     "verdict": TOO_SHORT,
     "phenomenon": "this workload shows no phenomenon of its own",
 }
@@ -39,6 +41,9 @@ _HEADLINE = "energy.<headline>_j"
 _MADE_OF: Mapping[str, tuple[str, ...]] = {
     "energy.measured_plus_minus_j": ("energy.measured_j",),
     "energy.estimated_plus_minus_j": ("energy.estimated_j",),
+    "lost_work.plus_minus_j": ("lost_work.energy_j",),
+    "lost_work.source": ("lost_work.energy_j",),
+    "lost_work.energy_share": ("lost_work.energy_j", _HEADLINE),
     "throughput.tokens_per_s": ("tokens",),
     "throughput.samples_per_s": ("samples",),
     "efficiency.flops_source": ("efficiency.model_flops",),

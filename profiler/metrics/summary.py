@@ -10,11 +10,13 @@ from typing import Any
 import polars as pl
 
 from profiler.carbon.factors import CarbonFactors
+from profiler.metrics.attempts import attempts, lost_work, silent_attempts, with_one_peak
 from profiler.metrics.attribution import phase_shares
 from profiler.metrics.carbon import Use, carbon, run_factors
 from profiler.metrics.components import energy_summary
 from profiler.metrics.devices import device_curves, fit_windows
 from profiler.metrics.efficiency import efficiency, step_totals, throughput
+from profiler.metrics.kept import kept_steps, missing_steps
 from profiler.metrics.ranks import beside_each_other, merged_notes
 from profiler.metrics.reasons import explain
 from profiler.metrics.roofline import measured_traffic
@@ -36,17 +38,18 @@ def summarize(
         by_phase: Whether to divide energy among phases, which takes up to a second a run; else `phases` is empty.
 
     Returns:
-        JSON-able. Energies are of the whole fit, validation and checkpoints included. `efficiency` and `carbon` take
-        the measured energy, or, if there is no energy sensor, the estimated one: `energy.headline` says which.
+        JSON-able. Energies are of the whole fit, validation and checkpoints included, and of all attempts, with what
+        they threw away; steps, tokens and losses are of the steps that count. `efficiency` and `carbon` take the
+        measured energy, or, if there is no energy sensor, the estimated one: `energy.headline` says which.
     """
-    processes = run.processes
+    processes, manifest = run.processes, with_one_peak(run)
     steps_known = "steps" not in run.incomplete
     curves = device_curves(processes)
     energy, energy_notes = energy_summary(processes, curves)
     totals = step_totals(processes if steps_known else ())
     headline_j, headline_bar = energy[f"{energy['headline']}_j"], energy[f"{energy['headline']}_plus_minus_j"]
-    traffic = measured_traffic(processes, run.manifest.peak_bytes_per_s)
-    efficient, notes = efficiency(run.manifest, totals, headline_j, traffic)
+    traffic = measured_traffic(processes, manifest.peak_bytes_per_s)
+    efficient, notes = efficiency(manifest, totals, headline_j, traffic)
     chosen, bad_factors = run_factors(run, factors)
     use = Use(
         energy_j=headline_j,
@@ -58,6 +61,7 @@ def summarize(
     )
     emitted, carbon_notes = carbon(chosen, use)
     notes |= carbon_notes | bad_factors
+    tried = attempts(run, curves)
     loss, loss_notes = _last_loss(processes) if steps_known else (None, {})
     summary: dict[str, Any] = {
         "run_id": run.run_id,
@@ -69,6 +73,7 @@ def summarize(
         "heartbeat": run.manifest.heartbeat or None,
         "world_size": run.manifest.world_size,
         "hosts": len({p.facts.host for p in processes}),
+        "parent": run.manifest.parent,
         "partial": asdict(run.partial) if run.partial else None,
         "steps": totals.steps if steps_known else None,
         "tokens": totals.tokens,
@@ -77,6 +82,8 @@ def summarize(
         "loss": loss,
         "params": run.manifest.params,
         "energy": energy,
+        "attempts": tried,
+        "lost_work": lost_work(tried, headline_j, energy["headline"]),
         "phases": [asdict(share) for share in phase_shares(processes, curves)]
         if by_phase and not run.incomplete & {"steps", "marks"}
         else [],
@@ -91,8 +98,10 @@ def summarize(
     }
     summary["verdict"] = verdict(run, summary) if not run.incomplete else None
     stored = {
-        **run.manifest.notes,
+        **manifest.notes,
         **merged_notes(processes),
+        **missing_steps(processes),
+        **silent_attempts(tried),
         **energy_notes,
         **notes,
         **loss_notes,
@@ -108,7 +117,8 @@ def _duration(processes: Sequence[StoredProcess]) -> float | None:
 
 def _last_loss(processes: Sequence[StoredProcess]) -> tuple[float | None, dict[str, str]]:
     """The last training loss of rank 0 that was recorded; one that is not finite is null, with a note."""
-    frames = [p.columns("steps", "step", "loss").drop_nulls() for p in processes if p.facts.rank == 0]
+    kept = zip(processes, kept_steps(processes, "loss"), strict=True)
+    frames = [steps.drop_nulls() for p, steps in kept if p.facts.rank == 0]
     losses = pl.concat(frames) if frames else pl.DataFrame({"step": [], "loss": []})
     if losses.is_empty():
         return None, {}

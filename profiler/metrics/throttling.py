@@ -16,11 +16,16 @@ def throttling(processes: Sequence[StoredProcess]) -> list[dict[str, Any]]:
     Only reasons of power and heat; idling and a user's own clock settings are none. Readings are about a second
     apart. A device that does not tell has no row, and neither has one that was never held back.
     """
-    rows = []
+    found: dict[tuple[str, int, str], Counter[int]] = {}
     for process in processes:
         for device, masks in _masks(process).items():
-            rows += [{"device": device, "reason": r, "share": s} for r, s in _shares(masks)]
-    return rows
+            key = (process.facts.host, process.facts.rank, device)
+            found.setdefault(key, Counter()).update(masks)
+    return [
+        {"device": device, "reason": reason, "share": share}
+        for (_, _, device), masks in found.items()
+        for reason, share in _shares(masks)
+    ]
 
 
 def _masks(process: StoredProcess) -> dict[str, Counter[int]]:

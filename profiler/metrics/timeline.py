@@ -2,16 +2,20 @@
 
 Of a long run the rows are not all read into memory, let alone drawn: each row is then a slice of time, with the mean of
 every quantity and its least and most (`_low`, `_high`).
+
+Attempts follow each other without the time between them, which is none of the run's: each is moved by the lengths of
+those before it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import polars as pl
 
 from profiler.metrics.devices import DeviceCurve, device_curves, fit_window
+from profiler.metrics.kept import by_attempt, kept_until
 from profiler.metrics.slices import in_slices, slice_width_s
 from profiler.store.process import StoredProcess
 from profiler.store.run import StoredRun
@@ -31,6 +35,7 @@ POWER_SCHEMA = pl.Schema(
         "device": pl.String(),
         "name": pl.String(),
         "source": pl.String(),
+        "attempt": pl.Int64(),
         "time_s": pl.Float64(),
         **dict.fromkeys(_GAUGES, pl.Float64()),
         **_RANGES,
@@ -39,11 +44,11 @@ POWER_SCHEMA = pl.Schema(
 
 _STEPS = ("rank", "step", "start_s", "duration_s", "loss", "tokens", "samples")
 _MEMORY = ("memory_allocated_bytes", "host_rss_bytes")
-_DRAWN = ("loss", "tokens_per_s", "samples_per_s", *_MEMORY)
+_DRAWN = ("step", "loss", "tokens_per_s", "samples_per_s", *_MEMORY)
 
 
 def power_timeline(run: StoredRun) -> pl.DataFrame:
-    """Power and gauges of every device over seconds of its process's clock.
+    """Power and gauges of every device over seconds of the run's attempts, one after the other.
 
     Power is what the device itself told, where it does; else the mean between two changes of its energy counter, at the
     later one. These instants are known to a sampling period only, so a short stretch can show a peak that never was.
@@ -52,15 +57,35 @@ def power_timeline(run: StoredRun) -> pl.DataFrame:
     curves = device_curves(run.processes)
     with ThreadPoolExecutor(_THREADS) as pool:
         told = dict(zip(map(id, run.processes), pool.map(_told, run.processes), strict=True))
-    frames = [_device_timeline(curve, told[id(curve.process)]) for curve in curves]
+    shifts = _shifts(run)
+    frames = [_moved(_device_timeline(c, told[id(c.process)]), c.process, shifts) for c in curves]
     return pl.concat([pl.DataFrame(schema=POWER_SCHEMA), *frames])
 
 
 def step_timeline(run: StoredRun) -> pl.DataFrame:
-    """Steps with their rates: `time_s` is the end of the step; rates are per rank."""
+    """Steps with their rates: `time_s` is the end of the step; rates are per rank; `lost` is what was thrown away."""
+    shifts, until = _shifts(run), kept_until(run.processes)
     with ThreadPoolExecutor(_THREADS) as pool:
-        frames = [frame for frame in pool.map(_steps, run.processes) if len(frame)]
-    return pl.concat(frames).sort("rank", "time_s") if frames else pl.DataFrame()
+        made = pool.map(lambda p: _steps(p, until[p.facts.attempt]), run.processes)
+        frames = [
+            _moved(frame, p, shifts) for p, frame in zip(run.processes, made, strict=True) if len(frame)
+        ]
+    return pl.concat(frames, how="vertical_relaxed").sort("rank", "time_s") if frames else pl.DataFrame()
+
+
+def _shifts(run: StoredRun) -> dict[int, float]:
+    """Seconds by which each attempt's clock is moved: the lengths of the attempts before it, by rank 0's fit."""
+    shifts, begun_s = {}, 0.0
+    for number, processes in by_attempt(run.processes).items():
+        shifts[number] = begun_s
+        window = fit_window(min(processes, key=lambda p: p.facts.rank))
+        begun_s += window[1] if window else 0.0
+    return shifts
+
+
+def _moved(frame: pl.DataFrame, process: StoredProcess, shifts: Mapping[int, float]) -> pl.DataFrame:
+    attempt = process.facts.attempt
+    return frame.with_columns(pl.col("time_s") + shifts[attempt], pl.lit(attempt, pl.Int64).alias("attempt"))
 
 
 def _told(process: StoredProcess) -> pl.DataFrame:
@@ -77,14 +102,15 @@ def _with_average(readings: pl.DataFrame) -> pl.DataFrame:
     return readings.drop("average_power_w")
 
 
-def _steps(process: StoredProcess) -> pl.DataFrame:
-    pieces = (_rates(piece) for piece in process.pieces("steps", *_STEPS, *_MEMORY))
-    return _few_rows(process, pieces, _DRAWN, ("rank",))
+def _steps(process: StoredProcess, until: int | None) -> pl.DataFrame:
+    pieces = (_rates(piece, until) for piece in process.pieces("steps", *_STEPS, *_MEMORY))
+    return _few_rows(process, pieces, _DRAWN, ("rank", "lost"))
 
 
-def _rates(steps: pl.DataFrame) -> pl.DataFrame:
+def _rates(steps: pl.DataFrame, until: int | None) -> pl.DataFrame:
     return steps.select(
         "rank",
+        (pl.lit(False) if until is None else pl.col("step") > until).alias("lost"),
         "step",
         (pl.col("start_s") + pl.col("duration_s")).alias("time_s"),
         "loss",
@@ -120,7 +146,10 @@ def _device_timeline(curve: DeviceCurve, told: pl.DataFrame) -> pl.DataFrame:
         own = told.filter((pl.col("device") == device) & (pl.col("component") == component))
     if (own.is_empty() or own["power_w"].count() < 2) and curve.curve.known:
         own = _with_power(own, curve)
-    labelled = own.with_columns(pl.lit(value, pl.String).alias(key) for key, value in labels.items())
+    labelled = own.with_columns(
+        pl.lit(curve.process.facts.attempt, pl.Int64).alias("attempt"),
+        *(pl.lit(value, pl.String).alias(key) for key, value in labels.items()),
+    )
     return labelled.select(POWER_SCHEMA.names()).cast(POWER_SCHEMA).sort("time_s")
 
 

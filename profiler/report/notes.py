@@ -44,6 +44,7 @@ _EXPLAIN = (
     "seed",
     "params",
     "duration_s",
+    "parent",
     "heartbeat",
 )
 """Notes that say how a number was got or why it is null: the rows above speak for them, or the status does."""

@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from profiler.metrics.summary import summarize
+from profiler.report.attempt_rows import attempt_rows
 from profiler.report.carbon_rows import carbon_rows, marked, second_opinion_rows
 from profiler.report.console import is_wide, show
 from profiler.report.facts import (
@@ -57,6 +58,7 @@ def run_table(summary: Mapping[str, Any]) -> RenderableType:
     """One run: what it was, what it cost, where that went, what to try, and why something is unknown."""
     return Group(
         _facts(summary),
+        *attempt_rows(summary),
         _phases(summary),
         *_ranks(summary),
         _verdict(summary["verdict"]),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from profiler.errors import UsageError
+from profiler.report.attempts_chart import attempts_chart
 from profiler.report.axes import clock_unit, label_expression, linear_ticks, loss_title
 from profiler.report.drawing import DEVICE_COLOURS, load_altair, rows
 from profiler.report.many_series import collapsed
@@ -26,6 +27,7 @@ _NUMBERS = ("value", "low", "high")
 _SERIES = {
     "series": pl.String,
     "source": pl.String,
+    "attempt": pl.Int64,
     "time_s": pl.Float64,
     **dict.fromkeys(_NUMBERS, pl.Float64),
 }
@@ -87,7 +89,7 @@ def memory_chart(steps: pl.DataFrame, power: pl.DataFrame | None = None) -> alt.
 
 
 def loss_chart(steps: pl.DataFrame, workload: str | None = None) -> alt.LayerChart:
-    """Training loss of every step over time.
+    """Training loss of every step over time; over steps where attempts did some of them again, the lost ones pale.
 
     Args:
         steps: The table of `profiler.metrics.timeline.step_timeline`.
@@ -97,7 +99,10 @@ def loss_chart(steps: pl.DataFrame, workload: str | None = None) -> alt.LayerCha
         UsageError: No loss was logged; or Altair is not installed.
     """
     why = "Loss over time is unknown: the run did not log one. Log it as 'loss' in training_step."
-    series, title = _rank_series(steps, "loss", "Training loss"), loss_title("training", [workload])
+    title = loss_title("training", [workload])
+    if len(steps) and steps["lost"].any():
+        return attempts_chart(steps.drop_nulls("loss"), title)
+    series = _rank_series(steps, "loss", "Training loss")
     return _lines(series, title, "", why, from_zero=False, end_s=_end_s(steps))
 
 
@@ -122,11 +127,12 @@ def downsample(frame: pl.DataFrame, most: int = MAX_POINTS) -> pl.DataFrame:
     """At most `most` rows a series: mean, least and most of slices of equal time.
 
     Args:
-        frame: Columns `series, source, time_s, value` and, where a row is a slice already, `low, high`, any order.
+        frame: Columns `series, source, attempt, time_s, value` and, where a row is a slice already, `low, high`, in any
+            order.
         most: Rows that a series may keep.
 
     Returns:
-        Columns `series, source, time_s, value, low, high`; a slice without a value has no row.
+        Columns `series, source, attempt, time_s, value, low, high`; a slice without a value has no row.
     """
     if "low" not in frame.columns:
         frame = frame.with_columns(low="value", high="value")
@@ -137,7 +143,7 @@ def downsample(frame: pl.DataFrame, most: int = MAX_POINTS) -> pl.DataFrame:
     piece = ((pl.col("time_s") - start) / span * most).floor().clip(0, most - 1).over("series")
     return (
         frame.with_columns(piece=piece)
-        .group_by("series", "source", "piece")
+        .group_by("series", "source", "attempt", "piece")
         .agg(
             pl.col("time_s").mean(),
             pl.col("value").mean(),
@@ -186,7 +192,13 @@ def _known(frame: pl.DataFrame, column: str, series: pl.Expr, source: pl.Expr) -
         pl.col(f"{column}_{end}" if f"{column}_{end}" in frame.columns else column) for end in ("low", "high")
     )
     drawn = frame.select(
-        series=series, source=source, time_s="time_s", value=pl.col(column), low=low, high=high
+        series=series,
+        source=source,
+        attempt="attempt",
+        time_s="time_s",
+        value=pl.col(column),
+        low=low,
+        high=high,
     )
     return drawn.with_columns(pl.col(_NUMBERS).cast(pl.Float64)).drop_nulls("value")
 
@@ -206,7 +218,8 @@ def _lines(
         .otherwise(pl.lit("measured")),
         alone=pl.len().over("series") == 1,
     )
-    base = alt.Chart(rows(drawn)).encode(_time(drawn, end_s), _colour(drawn))
+    lines = alt.Detail("attempt:N")  # what lies between two attempts is no time of the run
+    base = alt.Chart(rows(drawn)).encode(_time(drawn, end_s), _colour(drawn), lines)
     dash = alt.StrokeDash(
         "source:N", scale=alt.Scale(domain=["measured", "estimated"], range=[[1, 0], [5, 4]]), legend=None
     )

@@ -32,6 +32,9 @@ class Manifest:
     Attributes:
         status: As the writer last knew it: running, finished or interrupted. The reader decides `lost`.
         heartbeat: When the writer last wrote, wall clock.
+        attempt: The last one that was begun.
+        last_step: The last step of that attempt, once it has ended.
+        parent: The checkpoint of another run that this one went on from (`run_id`, `attempt`, `step`).
         settings: The workload's settings, as JSON.
         identity: What makes two runs the same beside workload, settings and seed: the data's hash.
         data: The corpus: where from, bytes, sha256.
@@ -57,6 +60,8 @@ class Manifest:
     heartbeat: str = ""
     ended_at: str | None = None
     attempt: int = 1
+    last_step: int | None = None
+    parent: Mapping[str, Any] | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     identity: Mapping[str, Any] = field(default_factory=dict)
     data: Mapping[str, Any] = field(default_factory=dict)
@@ -88,6 +93,7 @@ class ProcessFile:
         status: As it last knew: running, finished or interrupted; None in files of before 2026-11-22.
         heartbeat: When it last wrote, wall clock.
         ended_at: When it closed its record, wall clock.
+        resumed: The checkpoint of this run that the attempt went on from (`run_id`, `attempt`, `step`).
         clock: Anchors the monotonic seconds of its tables: `wall_unix_s` is the wall clock at second 0, `monotonic_s`
             the kernel's own clock then.
     """
@@ -105,6 +111,7 @@ class ProcessFile:
     status: str | None = None
     heartbeat: str = ""
     ended_at: str | None = None
+    resumed: Mapping[str, Any] | None = None
     meters: tuple[Mapping[str, Any], ...] = ()
     notes: Mapping[str, str] = field(default_factory=dict)
 
@@ -118,7 +125,7 @@ def write_json(path: Path, record: Manifest | ProcessFile) -> None:
     Raises:
         OSError: The file system refused; an older file stays as it was.
     """
-    values = _plain(asdict(record))
+    values = as_stored(asdict(record))
     text = json.dumps({**values, _CHECKSUM: _checksum(values)}, indent=2, allow_nan=False) + "\n"
     write_whole(path, lambda temporary: _write_text(temporary, text))
 
@@ -142,12 +149,12 @@ def _checksum(values: Mapping[str, Any]) -> int:
     return zlib.crc32(json.dumps(values, sort_keys=True, allow_nan=False).encode())
 
 
-def _plain(value: Any) -> Any:
-    """A user's settings as JSON can hold them: what is not finite is null, what is no JSON is its text."""
+def as_stored(value: Any) -> Any:
+    """A user's settings as JSON holds them: what is not finite is null, what is no JSON is its text."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): as_stored(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [as_stored(item) for item in value]
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     return value if value is None or isinstance(value, bool | int | str) else str(value)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol, final
@@ -99,7 +100,8 @@ class JournalWriter:
         self._beat = _Timer(BEAT_INTERVAL_S, clock)
         self._retry = _Timer(RETRY_INTERVAL_S, clock)
         self._thinned_before: int | None = None  # known while the disk fails
-        self._stop = threading.Event()
+        self._stop, self._wake = threading.Event(), threading.Event()
+        self._asked: deque[threading.Event] = deque()
         self._flushing = threading.Lock()
         self._thread = threading.Thread(
             target=guarded, args=(self._run,), name="joulescale-writer", daemon=True
@@ -132,9 +134,19 @@ class JournalWriter:
         """Take a row; returns at once, from any thread."""
         self._waiting.append(row)
 
+    def store_soon(self, wait_s: float) -> bool:
+        """Have the thread store what was taken so far at once; whether that was tried within `wait_s`."""
+        if not self._thread.is_alive():
+            return False
+        tried = threading.Event()
+        self._asked.append(tried)
+        self._wake.set()
+        return tried.wait(wait_s)
+
     def close(self) -> None:
         """Store what is left and make whole parts of it; a disk that hangs is left behind after `END_WAIT_S`."""
         self._stop.set()
+        self._wake.set()
         if self._thread.ident is None:
             self.flush(last=True)
         else:
@@ -154,10 +166,17 @@ class JournalWriter:
                 self._fail(error)
 
     def _run(self) -> None:
-        while not self._stop.wait(GATHER_INTERVAL_S):
+        while True:
+            self._wake.wait(GATHER_INTERVAL_S)
+            if self._stop.is_set():
+                break
+            self._wake.clear()
+            asked = [self._asked.popleft() for _ in range(len(self._asked))]
             self._gather()
-            if self._frame.is_due():
+            if self._frame.is_due() or asked:
                 self.flush()
+            for tried in asked:
+                tried.set()
         self.flush(last=True)
 
     @property

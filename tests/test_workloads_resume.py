@@ -1,0 +1,162 @@
+"""A workload that goes on from a checkpoint is the training that was never stopped, bit by bit."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+from fixtures_scripted import Script, scripted_run
+from test_workloads_lm import TINY, CountingMonitor
+
+from profiler.cli.point_process import Point
+from profiler.cli.run import check_identity, resumable
+from profiler.errors import InvalidValueError
+from profiler.measure.session import RunFacts
+from profiler.workload import stored_settings
+from workloads.checkpoints import FOLDER, KEPT, Checkpoints, StepsFrom, last_checkpoint, remove_checkpoints
+from workloads.lm import WORKLOAD
+from workloads.lm_training import LMModule, fit
+
+SETTINGS = dataclasses.replace(TINY, threads=1)
+
+
+class StopAfter(L.Callback):
+    def __init__(self, step: int) -> None:
+        self._step = step
+
+    def on_train_batch_start(self, trainer: L.Trainer, *args: Any) -> None:
+        if trainer.global_step >= self._step:
+            raise ConnectionError("stopped by the test")
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    text = tmp_path_factory.mktemp("text") / "small.txt"
+    text.write_text("".join(f"a short text, line {number}\n" for number in range(200)))
+    return WORKLOAD.corpus(dataclasses.replace(TINY, data=str(text)))
+
+
+def train(
+    corpus: Any, run_dir: Path, *, attempt: int = 1, resume: Path | None = None, stop: int | None = None
+) -> tuple[CountingMonitor, LMModule | None]:
+    monitor = CountingMonitor()
+    monitor.attempt = attempt
+    schedule, checkpoints = SETTINGS.schedule(), Checkpoints(lambda: run_dir, every_s=0.0)
+    options: dict[str, Any] = {"seed": 0, "checkpoints": checkpoints, "resume": resume}
+    if stop is None:
+        return monitor, fit(SETTINGS, corpus, schedule, monitor, **options)
+    with pytest.raises(ConnectionError, match="stopped by the test"):
+        fit(SETTINGS, corpus, schedule, monitor, callbacks=[StopAfter(stop)], **options)
+    return monitor, None
+
+
+@pytest.fixture(scope="module")
+def never_stopped(corpus: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[CountingMonitor, LMModule]:
+    monitor, module = train(corpus, tmp_path_factory.mktemp("whole"))
+    assert module is not None
+    return monitor, module
+
+
+def test_stopped_and_gone_on_with_is_never_stopped(
+    corpus: Any, tmp_path: Path, never_stopped: tuple[CountingMonitor, LMModule]
+) -> None:
+    whole, expected = never_stopped
+    points: list[dict[str, Any]] = []
+    for attempt, stop in enumerate((9, 13, None), 1):  # in a cool-down, and on the trunk after it
+        monitor, module = train(
+            corpus, tmp_path, attempt=attempt, resume=last_checkpoint(tmp_path), stop=stop
+        )
+        points += monitor.points()
+        assert len(list((tmp_path / FOLDER).glob("*.ckpt"))) <= KEPT
+    assert module is not None
+    for name, weight in expected.state_dict().items():
+        assert torch.equal(module.state_dict()[name], weight), name
+    assert [point["loss"] for point in points] == [point["loss"] for point in whole.points()]
+    last = points[-1]["windows"]
+    assert {int(window[2]) for window in last if len(window) == 3} == {1, 2}  # the others are this attempt's
+    assert any(len(window) == 2 for window in last)
+
+
+def test_windows_end_where_a_checkpoint_begins(never_stopped: tuple[CountingMonitor, LMModule]) -> None:
+    windows = never_stopped[0].points()[-1]["windows"]
+    assert len(windows) > 10
+    assert all(start < end for start, end in windows)
+    assert all(end < start for (_, end), (start, _) in itertools.pairwise(windows))
+
+
+def test_a_disk_that_refuses_costs_the_checkpoint_only(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / FOLDER).write_text("a file where the folder should be")
+    trainer: Any = SimpleNamespace(global_step=7)
+    Checkpoints(lambda: tmp_path, every_s=0.0).write(trainer)
+    assert "joulescale: no checkpoint at step 7: " in capsys.readouterr().err
+
+
+def test_checkpoints_are_removed_and_the_newest_is_known(tmp_path: Path) -> None:
+    assert last_checkpoint(tmp_path) is None
+    (tmp_path / FOLDER).mkdir()
+    for step in (2, 10):
+        (tmp_path / FOLDER / f"step-{step:010d}.ckpt").touch()
+    assert last_checkpoint(tmp_path) == tmp_path / FOLDER / "step-0000000010.ckpt"
+    remove_checkpoints(tmp_path)
+    assert last_checkpoint(tmp_path) is None
+
+
+def test_steps_from_where_the_training_stands() -> None:
+    steps = StepsFrom(lambda: 3, 6)
+    assert (list(steps), len(steps)) == ([3, 4, 5], 6)
+
+
+# -- the command -------------------------------------------------------------------------------------------------
+
+
+def _run(runs_dir: Path, name: str, status: str) -> Callable[[], Any]:
+    facts = RunFacts(workload="lm", seed=3, identity={"data_sha256": "a"})
+    scripted_run(runs_dir, Script(steps=1), name=name, facts=facts, status=status)
+    return lambda: resumable(runs_dir, name, "lm")
+
+
+def test_what_cannot_be_gone_on_with_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidValueError, match=r"'over' is finished, so .* 'joulescale list' shows which"):
+        _run(tmp_path, "over", "finished")()
+    with pytest.raises(InvalidValueError, match="'over' is a run of lm, not of other"):
+        resumable(tmp_path, "over", "other")
+    before = _run(tmp_path, "half", "interrupted")()
+    assert before.seed == 3
+    check_identity(before, {"data_sha256": "a"})
+    with pytest.raises(InvalidValueError, match="begun with data_sha256 = a, and here it is b, so going on"):
+        check_identity(before, {"data_sha256": "b"})
+
+
+def test_settings_come_back_from_the_manifest() -> None:
+    stored = {**dataclasses.asdict(TINY), "token_budgets": [640, 1280], "d_model": 32}
+    assert stored_settings(WORKLOAD.preset("cpu"), stored) == dataclasses.replace(TINY, d_model=32)
+    with pytest.raises(InvalidValueError, match=r"settings that this version .* does not know \(.*'gone'"):
+        stored_settings(TINY, {"gone": 1})
+
+
+def test_a_point_that_was_interrupted_is_gone_on_with(tmp_path: Path) -> None:
+    point = Point(
+        workload="lm", preset="cpu", seed=1, settings=TINY, texts={"d_model": "32"}, label="",
+        options=["--country", "FRA"], resume="lm-1",
+    )  # fmt: skip
+    words = point.command(tmp_path)
+    assert words[3:] == [
+        "run",
+        "lm",
+        "--json",
+        "--runs-dir",
+        str(tmp_path),
+        "--resume",
+        "lm-1",
+        "--country",
+        "FRA",
+    ]
