@@ -11,7 +11,7 @@ from pathlib import Path
 import lightning as L
 from torch.utils.data import Sampler
 
-from profiler.store.parts import write_whole
+from profiler.store.files import write_whole
 
 FOLDER = "checkpoints"
 KEPT = 2
