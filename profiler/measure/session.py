@@ -163,9 +163,7 @@ class Session:
             period_s=sampling_period_s,
         )
         self._writer.open()
-        guard.call(
-            "storing in the background", self._writer.start
-        )  # no thread may be had: close() stores then
+        guard.call("storing in the background", self._writer.start)  # without a thread close() stores it all
         guard.call("sampling in the background", self._sampler.start)
 
     def now(self) -> float:
@@ -189,8 +187,10 @@ class Session:
         self.guard.call("the last reading", self._sampler.stop)
         self.guard.call("recording at the end", self.recorder.flush)
         self.guard.call("storing the rest", self._writer.close)
+        if "storing the rest" in self.guard.reasons:
+            self.guard.call("saying how the run ended", self._beat)
         if self._lease is not None:
-            self._lease.release()
+            self.guard.call("giving the lease back", self._lease.release)
 
     def _make_folder(self) -> None:
         """What a run needs on disk before its first row; as often as it takes, if the disk is full at the start."""

@@ -101,6 +101,7 @@ class JournalWriter:
         self._thinned_before: int | None = None  # known while the disk fails
         self._stop = threading.Event()
         self._flushing = threading.Lock()
+        self._ended = False
         self._thread = threading.Thread(
             target=guarded, args=(self._run,), name="joulescale-writer", daemon=True
         )
@@ -135,10 +136,10 @@ class JournalWriter:
     def close(self) -> None:
         """Store what is left and make whole parts of it; a disk that hangs is left behind after `END_WAIT_S`."""
         self._stop.set()
-        if self._thread.ident is None:
-            self.flush(last=True)
-        else:
+        if self._thread.is_alive():
             self._thread.join(timeout=END_WAIT_S)
+        if not self._thread.is_alive() and not self._ended:  # it never ran, or died of a fault
+            self.flush(last=True)
         lost = len(self._waiting) + self._unjournaled
         if lost:
             self._on_lost(lost)
@@ -159,6 +160,7 @@ class JournalWriter:
             if self._frame.is_due():
                 self.flush()
         self.flush(last=True)
+        self._ended = True
 
     @property
     def _failing(self) -> bool:
