@@ -9,10 +9,12 @@ import signal
 import subprocess
 import sys
 import threading
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from profiler.measure.guard import Guard
 from profiler.records import Mark, Reading, Step
 from profiler.store.process import read_pieces
 from profiler.store.recovery import unfinished
@@ -342,3 +344,19 @@ def test_storing_never_imports_pandas(tmp_path: Path):
     )
     assert done.returncode == 0, done.stderr
     assert len(_names(tmp_path)) == 3
+
+
+def test_a_writer_whose_thread_died_of_a_fault_stores_everything_at_the_end(tmp_path: Path) -> None:
+    guard = Guard()
+
+    def breaks() -> None:
+        raise MemoryError
+
+    writer = JournalWriter(tmp_path, gather=breaks, guarded=partial(guard.call, "storing"))
+    writer.open()
+    writer.start()
+    writer._thread.join(10.0)
+    writer.append(_mark(1.0))
+    writer.close()
+    assert guard.notes == {"storing": "switched off after MemoryError"}
+    assert _stored(tmp_path) == [1.0]

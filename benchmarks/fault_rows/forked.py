@@ -62,6 +62,6 @@ ROWS = (
         pass_line="no child hangs, one writer a process, every step once, exit status 0",
         run=run,
         trials=24,
-        quick=3,
+        quick=2,
     ),
 )

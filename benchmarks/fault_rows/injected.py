@@ -170,7 +170,7 @@ ROWS = (
         pass_line="weights and random numbers bit-equal, the user's own exception, <= 3 log lines, nothing left",
         run=run,
         trials=10_000,
-        quick=12,
+        quick=6,
         programs=("gcc",),
     ),
 )

@@ -187,7 +187,7 @@ ROWS = (
         pass_line="handlers, exit status and exception as without us; every step stored, why it ended is said",
         run=signals,
         trials=30,
-        quick=2,
+        quick=1,
     ),
     Fault(
         id="F4",
@@ -195,6 +195,6 @@ ROWS = (
         pass_line="kind, arguments, cause, context and path of the user's exception as without us; status interrupted",
         run=exceptions,
         trials=99,
-        quick=12,
+        quick=6,
     ),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import resource
@@ -10,6 +11,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,21 +23,20 @@ from profiler import EfficiencyMonitor
 GIB = 2**30
 
 
-def train(folder: str, condition: str) -> None:
-    """Fit with the monitor and without under the same condition; ends with a message if they differ."""
-    own, fits = Path(folder), VARIANTS[1]
+def train(folder: str) -> None:
+    """Fit with the monitor and without under each condition; a line for each says what differs."""
+    own, kind = Path(folder), VARIANTS[1]
     warnings.filterwarnings("ignore")
     logging.getLogger("lightning.pytorch").setLevel(
         logging.ERROR
     )  # it cannot do without a standard error itself
-    fit(fits, None, own / "warm")
-    monitor = EfficiencyMonitor(own / "runs", summary=False)
-    with CONDITIONS[condition]():
-        without = _at_depth(lambda: fit(fits, None, own / "without"), condition)
-        found = _at_depth(lambda: fit(fits, monitor, own / "with"), condition)
-    if wrong := differences(without, found):
-        sys.exit("; ".join(wrong))
-    (own / "done").write_text(str(monitor.run_dir))
+    fit(kind, None, own / "warm")
+    for condition, made in CONDITIONS.items():
+        monitor = EfficiencyMonitor(own / "runs", summary=False)
+        with made():
+            without = _at_depth(lambda: fit(kind, None, own / "without"), condition)
+            found = _at_depth(partial(fit, kind, monitor, own / "with"), condition)
+        print(json.dumps({condition: differences(without, found)}), flush=True)
 
 
 @contextmanager

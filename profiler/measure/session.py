@@ -174,9 +174,7 @@ class Session:
             period_s=sampling_period_s,
         )
         self._writer.open()
-        guard.call(
-            "storing in the background", self._writer.start
-        )  # no thread may be had: close() stores then
+        guard.call("storing in the background", self._writer.start)  # without a thread close() stores it all
         guard.call("sampling in the background", self._sampler.start)
 
     def now(self) -> float:
@@ -209,9 +207,11 @@ class Session:
         self.guard.call("the last reading", self._sampler.stop)
         self.guard.call("recording at the end", self.recorder.flush)
         self.guard.call("storing the rest", self._writer.close)
+        if "storing the rest" in self.guard.reasons:
+            self.guard.call("saying how the run ended", self._beat)
         for lease in (self._lease, self._allotted.lease):
             if lease is not None:
-                lease.release()
+                self.guard.call("giving the lease back", lease.release)
 
     def _tell(self, allotted: Allotment) -> None:
         """Say it where a training is not the run that it asked to be."""

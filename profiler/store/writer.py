@@ -103,6 +103,7 @@ class JournalWriter:
         self._stop, self._wake = threading.Event(), threading.Event()
         self._asked: deque[threading.Event] = deque()
         self._flushing = threading.Lock()
+        self._ended = False
         self._thread = threading.Thread(
             target=guarded, args=(self._run,), name="joulescale-writer", daemon=True
         )
@@ -147,10 +148,10 @@ class JournalWriter:
         """Store what is left and make whole parts of it; a disk that hangs is left behind after `END_WAIT_S`."""
         self._stop.set()
         self._wake.set()
-        if self._thread.ident is None:
-            self.flush(last=True)
-        else:
+        if self._thread.is_alive():
             self._thread.join(timeout=END_WAIT_S)
+        if not self._thread.is_alive() and not self._ended:  # it never ran, or died of a fault
+            self.flush(last=True)
         lost = len(self._waiting) + self._unjournaled
         if lost:
             self._on_lost(lost)
@@ -178,6 +179,7 @@ class JournalWriter:
             for tried in asked:
                 tried.set()
         self.flush(last=True)
+        self._ended = True
 
     @property
     def _failing(self) -> bool:
