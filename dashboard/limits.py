@@ -15,7 +15,7 @@ def thinned(points: pl.DataFrame) -> pl.DataFrame:
     every = -(-len(points) // MOST_POINTS)
     if every <= 1:
         return points
-    st.caption(f"Charts draw every {every}th of the {len(points)} points.")
+    st.caption(f"Charts draw every {_ordinal(every)} of the {len(points)} points.")
     return points.gather_every(every)
 
 
@@ -30,3 +30,8 @@ def searched(table: pl.DataFrame, columns: tuple[str, ...], what: str, key: str)
     if len(table) > MOST_ROWS:
         st.caption(f"{MOST_ROWS} of {len(table)} {what} are shown. Find the others by a part of their name.")
     return table.head(MOST_ROWS)
+
+
+def _ordinal(number: int) -> str:
+    endings = {1: "st", 2: "nd", 3: "rd"}
+    return f"{number}{'th' if number % 100 in (11, 12, 13) else endings.get(number % 10, 'th')}"

@@ -31,6 +31,7 @@ from streamlit.testing.v1 import AppTest
 from test_profiler_attempts import point, record
 
 from dashboard import charts as boxes
+from dashboard import limits
 from dashboard.kinds import kind_name, largest_kind, of_kind
 from dashboard.plain import plain
 from dashboard.run_devices import device_names, flags, idle_text
@@ -91,6 +92,21 @@ def test_runs_shows_two_charts_and_a_row_for_each_run(monkeypatch, smoke_runs):
     table = app.dataframe[0].value
     assert sorted(table["run"]) == [run.name for run in runs_in(smoke_runs)]
     assert set(table["status"]) == {"finished"}
+
+
+def test_of_very_many_runs_the_newest_are_shown_and_others_are_found(monkeypatch, tmp_path):
+    monkeypatch.setattr(limits, "MOST_ROWS", 2)
+    monkeypatch.setattr(limits, "MOST_POINTS", 2)
+    for name in ("first", "second", "third"):
+        scripted_run(tmp_path, name=name)
+    app = open_page(monkeypatch, tmp_path)
+    assert "2 of 3 runs, the newest, are shown." in texts(app)
+    assert "Charts draw every 2nd of the 3 points." in texts(app)
+    assert len(app.dataframe[0].value) == 2
+    app = app.text_input(key="runs_find").input("first").run()
+    assert app.dataframe[0].value["run"].to_list() == ["first"]
+    app = open_page(monkeypatch, tmp_path, "scale")
+    assert "2 of 3 points are shown." in texts(app)
 
 
 def test_a_run_that_is_added_shows_up(monkeypatch, some_runs):

@@ -49,7 +49,7 @@ def energy_j(time_s: np.ndarray) -> np.ndarray:
 def make_large_run(runs_dir: Path, rows: int) -> Path:
     """One finished run of `rows` readings on 64 hosts, each with one GPU read at 10 Hz."""
     run = writable_runs_dir(runs_dir) / RUN_ID
-    parts = max(rows // RANKS // PART_ROWS, 1)
+    parts = -(-rows // (RANKS * PART_ROWS))
     first = run / "attempt-1" / "node-00-0-4000"
     first.mkdir(parents=True)
     seconds = parts * PART_ROWS * PERIOD_S

@@ -14,7 +14,8 @@ from profiler.metrics.roofline import OPERATORS, Limits, Traffic, notes_of, roof
 from profiler.store.manifest import Manifest
 from profiler.store.process import StoredProcess
 
-_SUMMED = ("rank", "duration_s", "samples", "tokens", "model_flops", "executed_flops", "operator_bytes")
+_WORK = ("samples", "tokens", "model_flops", "executed_flops", "operator_bytes")
+_SUMMED = ("rank", "duration_s", *_WORK)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,31 +40,21 @@ class StepTotals:
 
 def step_totals(processes: Sequence[StoredProcess]) -> StepTotals:
     """Sum up the steps that count, each batch once; a quantity that is unknown in one step is unknown in the sum."""
-    counted = one_per_batch(processes)
-    every = pl.concat(kept_steps(counted, *_SUMMED)) if counted else None
-    if every is None or every.is_empty():
-        return StepTotals(
-            steps=0,
-            step_s=0.0,
-            samples=None,
-            tokens=None,
-            model_flops=None,
-            executed_flops=None,
-            operator_bytes=None,
-            step_s_p50=None,
-            step_s_p95=None,
-        )
-    durations = every.filter(pl.col("rank") == every["rank"].min())["duration_s"]
+    sums, durations = [], dict[int, list[pl.Series]]()
+    for steps in kept_steps(one_per_batch(processes), *_SUMMED):  # they do not all fit into memory
+        if len(steps):
+            sums.append(steps.select(_whole_sum(name) for name in _WORK))
+            durations.setdefault(int(steps["rank"][0]), []).append(steps["duration_s"])
+            durations = {rank: durations[rank] for rank in (min(durations),)}
+    if not sums:
+        return StepTotals(steps=0, step_s=0.0, step_s_p50=None, step_s_p95=None, **dict.fromkeys(_WORK))
+    duration_s = pl.concat(next(iter(durations.values())))
     return StepTotals(
-        steps=len(durations),
-        step_s=float(durations.sum()),
-        samples=_whole_sum(every["samples"]),
-        tokens=_whole_sum(every["tokens"]),
-        model_flops=_whole_sum(every["model_flops"]),
-        executed_flops=_whole_sum(every["executed_flops"]),
-        operator_bytes=_whole_sum(every["operator_bytes"]),
-        step_s_p50=_quantile(durations, 0.50),
-        step_s_p95=_quantile(durations, 0.95),
+        steps=len(duration_s),
+        step_s=float(duration_s.sum()),
+        step_s_p50=_quantile(duration_s, 0.50),
+        step_s_p95=_quantile(duration_s, 0.95),
+        **pl.concat(sums).select(_whole_sum(name) for name in _WORK).row(0, named=True),
     )
 
 
@@ -175,8 +166,8 @@ def _rate(amount: float | None, per: float | None) -> float | None:
     return None if amount is None or not per else amount / per
 
 
-def _whole_sum(column: pl.Series) -> Any:
-    return None if column.null_count() else column.sum()
+def _whole_sum(name: str) -> pl.Expr:
+    return pl.when(pl.col(name).null_count() == 0).then(pl.col(name).sum()).alias(name)
 
 
 def _quantile(column: pl.Series, q: float) -> float | None:

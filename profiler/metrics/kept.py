@@ -6,7 +6,7 @@ up to the earliest point from which a later one went on are kept, and the others
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import polars as pl
 
@@ -23,11 +23,12 @@ def kept_until(processes: Sequence[StoredProcess]) -> dict[int, int | None]:
     return {n: min(of, default=None) for n, of in later.items()}
 
 
-def kept_steps(processes: Sequence[StoredProcess], *names: str) -> list[pl.DataFrame]:
+def kept_steps(processes: Sequence[StoredProcess], *names: str) -> Iterator[pl.DataFrame]:
     """The steps of each process that count, all columns or some: every step of the run once on every rank."""
     until = kept_until(processes)
-    frames = [p.columns("steps", "step", *names) if names else p.steps for p in processes]
-    return [up_to(frame, until[p.facts.attempt]) for frame, p in zip(frames, processes, strict=True)]
+    for process in processes:
+        steps = process.columns("steps", "step", *names) if names else process.steps
+        yield up_to(steps, until[process.facts.attempt])
 
 
 def by_attempt(processes: Sequence[StoredProcess]) -> dict[int, list[StoredProcess]]:

@@ -160,5 +160,6 @@ def _with_power(told: pl.DataFrame, curve: DeviceCurve) -> pl.DataFrame:
     drawn = _few_rows(curve.process, iter([power]), ("power_w",), ())
     gauges = told.drop("power_w", "power_w_low", "power_w_high")
     if len(drawn) < len(power):
-        return pl.concat([gauges, drawn], how="diagonal_relaxed")
+        told_any = gauges.filter(pl.any_horizontal(pl.col("utilization", "memory_used_bytes").is_not_null()))
+        return pl.concat([told_any, drawn], how="diagonal_relaxed")
     return gauges.join(drawn, on="time_s", how="full", coalesce=True)

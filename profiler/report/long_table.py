@@ -10,6 +10,8 @@ from rich.console import Console, ConsoleOptions
 from rich.segment import Segment
 from rich.style import Style
 
+from profiler.report.visible import MARK, visible
+
 LONG = 500
 """Tables of more rows than this are laid out here."""
 
@@ -24,7 +26,7 @@ class LongTable:
     """
 
     def __init__(self, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-        self._rows = [[_printable(cell) for cell in row] for row in (columns, *rows)]
+        self._rows = [[visible(cell).replace("\n", MARK) for cell in row] for row in (columns, *rows)]
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Segment]:
         """All lines in two pieces."""
@@ -43,8 +45,3 @@ def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
         " " * (width - cell_len(cell)) + cell for cell, width in zip(cells[1:], widths[1:], strict=True)
     ]
     return " " + "  ".join(padded) + " "
-
-
-def _printable(text: str) -> str:
-    """Without what a terminal would obey."""
-    return text if text.isprintable() else "".join(c if c.isprintable() else "�" for c in text)

@@ -20,9 +20,6 @@ if TYPE_CHECKING:
 MAX_POINTS = 600
 """A series with more points than this is drawn as mean, least and most of so many slices of time."""
 
-MOST_SERIES = 8
-"""More devices of one name, or more ranks, than there are colours are drawn as one: their mean, least and most."""
-
 _NUMBERS = ("value", "low", "high")
 _SERIES = {
     "series": pl.String,
@@ -158,14 +155,8 @@ def downsample(frame: pl.DataFrame, most: int = MAX_POINTS) -> pl.DataFrame:
 def _device_series(power: pl.DataFrame, column: str, prefix: str = "") -> pl.DataFrame:
     """One column of the devices' timeline as `series, source, time_s, value`; namesakes keep their ids."""
     name = pl.coalesce("name", "device")
-    alike = pl.col("device").n_unique().over(name)
-    label = (
-        pl.when(alike > MOST_SERIES)
-        .then(pl.format("{} x {}, mean, least and most", alike, name))
-        .when(alike > 1)
-        .then(pl.format("{} …{}", name, pl.col("device").str.slice(-6)))
-        .otherwise(name)
-    )
+    shared = pl.col("device").n_unique().over(name) > 1
+    label = pl.when(shared).then(pl.format("{} …{}", name, pl.col("device").str.slice(-6))).otherwise(name)
     source = pl.col("source") if column == "power_w" else pl.lit("counter")
     return _known(power, column, pl.lit(prefix) + label, source)
 
@@ -174,10 +165,8 @@ def _rank_series(steps: pl.DataFrame, column: str, title: str) -> pl.DataFrame:
     """One column of the steps' timeline as `series, source, time_s, value`, one series a rank."""
     if steps.is_empty():
         return pl.DataFrame(schema=_SERIES)
-    ranks = steps["rank"].n_unique()
-    series = pl.format("{}, rank {}", pl.lit(title), pl.col("rank")) if ranks > 1 else pl.lit(title)
-    if ranks > MOST_SERIES:
-        series = pl.lit(f"{title}, {ranks} ranks: mean, least and most")
+    many = steps["rank"].n_unique() > 1
+    series = pl.format("{}, rank {}", pl.lit(title), pl.col("rank")) if many else pl.lit(title)
     return _known(steps, column, series, pl.lit("counter"))
 
 

@@ -12,6 +12,7 @@ import types
 import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
@@ -189,7 +190,7 @@ def _read(path: Path, record: type[_Record]) -> _Record:
         raise StoredDataError(f"{path} cannot be read ({error}).") from None
     if not isinstance(data, dict):
         raise StoredDataError(f"{path} does not hold a JSON object.")
-    hints = get_type_hints(record)
+    hints = _hints(record)  # type: ignore[arg-type]  # a class is hashable
     for key, value in data.items():
         if key in hints and not _fits(value, hints[key]):
             raise StoredDataError(
@@ -225,6 +226,12 @@ def _check(path: Path, data: dict[str, Any]) -> None:
         same = False
     if not same:
         raise StoredDataError(f"{path} is not what was stored: its checksum differs.")
+
+
+@cache
+def _hints(record: type) -> dict[str, Any]:
+    """Of a record's fields; to find them takes as long as to read it."""
+    return get_type_hints(record)
 
 
 def _fits(value: object, hint: Any) -> bool:

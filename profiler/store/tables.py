@@ -19,10 +19,10 @@ from profiler.records import SCHEMAS, TableName
 Pieces = Callable[[Path, TableName, Sequence[str] | None, Callable[[str], None]], Iterator[pl.DataFrame]]
 """Reads a folder's table piece by piece: folder, table, columns (None: all), and where a damaged piece is told."""
 
-SMALL_BYTES = 2 << 20
+SMALL_BYTES = 512 << 10
 """A table whose files are smaller is read whole, once, whatever is asked of it."""
 
-KEPT_BYTES = 192 << 20
+KEPT_BYTES = 64 << 20
 
 
 class Tables(Protocol):
