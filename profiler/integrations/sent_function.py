@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from profiler.errors import InvalidValueError
+from profiler.measure.guard import is_the_users
 
 
+@dataclass(frozen=True, slots=True)
 class SentFunction:
-    """Calls the user's function. Pickled with the monitor, for a strategy that spawns, it stays behind if it must."""
+    """Calls the user's function. Pickled with the monitor, for a strategy that spawns, it stays behind if it must.
 
-    def __init__(self, argument: str, function: Callable[[Any], Any] | None) -> None:
-        self._argument, self._function = argument, function
+    Attributes:
+        argument: Of the monitor, that it was given as.
+        function: The user's; None where it stayed behind.
+    """
+
+    argument: str
+    function: Callable[[Any], Any] | None
 
     def __call__(self, batch: Any) -> Any:
         """What the user's function says.
@@ -21,21 +29,19 @@ class SentFunction:
         Raises:
             InvalidValueError: It could not be sent to this process.
         """
-        if self._function is None:
+        if self.function is None:
             raise InvalidValueError(
-                f"{self._argument}= is a function that cannot be sent to a process that is spawned, so it is not known"
+                f"{self.argument}= is a function that cannot be sent to a process that is spawned, so it is not known"
                 " here. Give one that a module defines by name, no lambda"
             )
-        return self._function(batch)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> SentFunction:
-        """Functions are not copied."""
-        return self
+        return self.function(batch)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """With the function if it can be pickled."""
         try:
-            pickle.dumps(self._function)
-        except Exception:  # noqa: BLE001 - whatever a user's object does there must not end the launch of a training
-            return SentFunction, (self._argument, None)
-        return SentFunction, (self._argument, self._function)
+            pickle.dumps(self.function)
+            return SentFunction, (self.argument, self.function)
+        except BaseException as error:
+            if is_the_users(error):
+                raise
+            return SentFunction, (self.argument, None)
