@@ -47,8 +47,14 @@ REMOVERS = (
     "work:WorkCounter.end_count",
 )
 """Who takes away what was put around the user's objects: where they fail for good it may stay, and must do no harm."""
-MENDED = ("profiler.measure.replay:", "profiler.measure.guard:")
-"""A replay that fails is tried in another way; of a fault in the guard only the part that is off is told."""
+MENDED = (
+    "profiler.measure.replay:",
+    "profiler.measure.guard:",
+    "profiler.integrations.sent_function:",
+    "profiler.store.files:read_bounded",
+)
+"""A replay that fails is tried in another way; of a fault in the guard only the part that is off is told; a function
+that does not travel is told by the copy that lacks it; parts that cannot be merged stay as they are."""
 
 
 class Trial(NamedTuple):

@@ -36,6 +36,10 @@ class SentFunction:
             )
         return self.function(batch)
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> SentFunction:
+        """Functions are not copied, and a copy needs no pickling."""
+        return self
+
     def __reduce__(self) -> tuple[Any, ...]:
         """With the function if it can be pickled."""
         try:
