@@ -14,7 +14,7 @@ from profiler.store.manifest import Manifest
 from profiler.store.process import StoredProcess
 
 _WORK = ("samples", "tokens", "model_flops", "executed_flops", "operator_bytes")
-_SUMMED = ("rank", "duration_s", *_WORK)
+_SUMMED = ("duration_s", *_WORK)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,11 +40,13 @@ class StepTotals:
 def step_totals(processes: Sequence[StoredProcess]) -> StepTotals:
     """Sum up the steps, each batch once; a quantity that is unknown in one step is unknown in the sum."""
     sums, durations = [], dict[int, list[pl.Series]]()
-    for process in one_per_batch(processes):  # one after the other: a day of 64 ranks does not fit into memory
+    for process in one_per_batch(
+        processes
+    ):  # one after the other: a day of 64 ranks does not fit into memory
         steps = process.columns("steps", *_SUMMED)
         if len(steps):
             sums.append(steps.select(_whole_sum(name) for name in _WORK))
-            durations.setdefault(int(steps["rank"][0]), []).append(steps["duration_s"])
+            durations.setdefault(process.facts.rank, []).append(steps["duration_s"])
             durations = {rank: durations[rank] for rank in (min(durations),)}
     if not sums:
         return StepTotals(steps=0, step_s=0.0, step_s_p50=None, step_s_p95=None, **dict.fromkeys(_WORK))
