@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -136,15 +136,15 @@ def _readings(number: int) -> Iterator[Reading]:
         "throttle_reasons": 0,
     }
     for row, (at_s, total_j, now_w) in enumerate(zip(time_s, joules, watts, strict=True)):
-        reading = Reading(
+        yield Reading(
             time_s=float(at_s),
             component="gpu",
             device=GPU,
             source="counter",
             energy_j=float(total_j),
             power_w=float(now_w),
+            **(gauges if row % 10 == 0 else {}),
         )
-        yield replace(reading, **gauges) if row % 10 == 0 else reading
 
 
 def _steps(first: int, last: int) -> Iterator[Step]:
