@@ -165,14 +165,14 @@ ROWS = (
     ),
     Fault(
         id="L4",
-        fault="a run of 10^8 readings on 64 GPUs, by joulescale show",
+        fault="a run of 10^8 readings on 64 nodes, by joulescale show",
         pass_line="right sums, < 1 GB of memory",
         run=_summed_up,
         trials=1,
     ),
     Fault(
         id="L5",
-        fault="a run of 10^8 readings on 64 GPUs: the first chart of its page, in a fresh process",
+        fault="a run of 10^8 readings on 64 nodes: the first chart of its page, in a fresh process",
         pass_line=f"< {MOST_CHART_S:g} s, < 1 GB of memory, <= {MOST_POINTS:,} points",
         run=_drawn,
         trials=3,

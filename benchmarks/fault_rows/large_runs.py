@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -47,7 +47,10 @@ def energy_j(time_s: np.ndarray) -> np.ndarray:
 
 
 def make_large_run(runs_dir: Path, rows: int) -> Path:
-    """One finished run of `rows` readings on 64 hosts, each with one GPU read at 10 Hz."""
+    """One finished run of `rows` readings on 64 hosts, each with one Grace Hopper module read at 10 Hz.
+
+    A module is its node's, while a GPU of the same UUID would be one and the same wherever it is read.
+    """
     run = writable_runs_dir(runs_dir) / RUN_ID
     parts = -(-rows // (RANKS * PART_ROWS))
     first = run / "attempt-1" / "node-00-0-4000"
@@ -136,15 +139,15 @@ def _readings(number: int) -> Iterator[Reading]:
         "throttle_reasons": 0,
     }
     for row, (at_s, total_j, now_w) in enumerate(zip(time_s, joules, watts, strict=True)):
-        reading = Reading(
+        yield Reading(
             time_s=float(at_s),
-            component="gpu",
+            component="module",
             device=GPU,
             source="counter",
             energy_j=float(total_j),
             power_w=float(now_w),
+            **(gauges if row % 10 == 0 else {}),
         )
-        yield replace(reading, **gauges) if row % 10 == 0 else reading
 
 
 def _steps(first: int, last: int) -> Iterator[Step]:
@@ -159,7 +162,7 @@ def _steps(first: int, last: int) -> Iterator[Step]:
 
 def _process(rank: int) -> ProcessFile:
     meter = Meter(
-        component="gpu", device=GPU, name="NVIDIA H100 80GB HBM3", source="counter", update_period_s=None,
+        component="module", device=GPU, name="NVIDIA GH200 480GB", source="counter", update_period_s=None,
         relative_uncertainty=0.05, uncertainty_source="made", power_max_w=700.0,
     )  # fmt: skip
     return ProcessFile(

@@ -118,9 +118,7 @@ def run(
         raise typer.Exit(130) from None
     if source is not None:
         replace_factors(run_dir, ask_live(source, factors, open_run(runs_dir, run_dir.name)))
-    from profiler.metrics.entries import (
-        remember,
-    )  # imports Polars, which must not run before the training has ended
+    from profiler.metrics.entries import remember  # with Polars, which must not run while a training does
 
     remember(run_dir)
     if as_json:

@@ -15,7 +15,7 @@ from profiler.store.manifest import Manifest
 from profiler.store.process import StoredProcess
 
 _WORK = ("samples", "tokens", "model_flops", "executed_flops", "operator_bytes")
-_SUMMED = ("rank", "duration_s", *_WORK)
+_SUMMED = ("duration_s", *_WORK)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,10 +41,11 @@ class StepTotals:
 def step_totals(processes: Sequence[StoredProcess]) -> StepTotals:
     """Sum up the steps that count, each batch once; a quantity that is unknown in one step is unknown in the sum."""
     sums, durations = [], dict[int, list[pl.Series]]()
-    for steps in kept_steps(one_per_batch(processes), *_SUMMED):  # they do not all fit into memory
+    counted = one_per_batch(processes)
+    for process, steps in zip(counted, kept_steps(counted, *_SUMMED), strict=True):  # not all fit into memory
         if len(steps):
             sums.append(steps.select(_whole_sum(name) for name in _WORK))
-            durations.setdefault(int(steps["rank"][0]), []).append(steps["duration_s"])
+            durations.setdefault(process.facts.rank, []).append(steps["duration_s"])
             durations = {rank: durations[rank] for rank in (min(durations),)}
     if not sums:
         return StepTotals(steps=0, step_s=0.0, step_s_p50=None, step_s_p95=None, **dict.fromkeys(_WORK))

@@ -80,6 +80,7 @@ def _in_batches(
 def entry_of(folder: Path) -> dict[str, Any]:
     """What is kept of one run. The state is taken first: what changes while we read makes the entry stale."""
     names, digest = state_of(folder)
+    names = names.encode("utf-8", "replace").decode()  # names that are no text hold for no state
     run = open_folder(folder)
     (row,) = overview([run]).to_dicts()
     points = scale_points([run]).to_dicts()
@@ -94,6 +95,8 @@ def frame_of(entries: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
 
 def _is_settled(folder: Path, entry: Mapping[str, Any]) -> bool:
     """Whether nothing of a run changes any more, not even by somebody's silence."""
+    if entry["run_id"] != folder.name:  # which is no text, and could be that of another
+        return False
     if entry["status"] == "running" or any(is_held(process) for process in folder.glob("attempt-*/*/")):
         return False
     return time.time() - changed_at(folder, (entry["names"], entry["digest"])) > LOST_AFTER_S

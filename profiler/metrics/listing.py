@@ -7,6 +7,7 @@ is imported before.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,8 +62,13 @@ def list_folder(
     if factors is not None:
         from profiler.metrics.entries import with_factors
 
-        known = with_factors(known, folders, factors)
+        known = with_factors(known, {_shown(name): folder for name, folder in folders.items()}, factors)
     return _listing(known.sort("created_at", "run_id"))
+
+
+def _shown(name: str) -> str:
+    """As `StoredRun.run_id` has it: a name of bytes that are no text cannot be a cell of a table."""
+    return os.fsencode(name).decode("utf-8", "replace")
 
 
 def run_index(runs_dir: Path) -> RunIndex:

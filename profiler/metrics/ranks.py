@@ -22,6 +22,9 @@ from profiler.store.run import StoredRun
 WARM_UP_STEPS = 3
 """Left out, as in the verdict: loader workers start, and FLOPs are counted."""
 
+MOST_ROWS = 1_000_000
+"""Of all ranks together; a day of 64 of them has ten times as many, and a gigabyte."""
+
 MOSTLY = 2.0 / 3.0
 """One rank is the straggler if it is the slowest in more than this share of the steps: of two one is in half."""
 
@@ -140,11 +143,15 @@ def _told(waits: pl.DataFrame | None) -> dict[str, float | None]:
 
 
 def _waits(processes: Sequence[StoredProcess]) -> pl.DataFrame | None:
-    """What each rank waited in each step that all of them have timed; None if that cannot be known."""
+    """What each rank waited in each step that all of them have timed; None if that cannot be known.
+
+    Of a run of very many steps, in some of them, evenly spread.
+    """
     stepped = [process for process in processes if _num_steps(process)]
     if len(stepped) < 2:
         return None
-    frame = pl.concat([_timed(process) for process in stepped])
+    every = -(-sum(map(_num_steps, stepped)) // MOST_ROWS)
+    frame = pl.concat([_timed(process).filter(pl.col("step") % every == 0) for process in stepped])
     common = frame.filter(pl.len().over("step") == len(stepped))
     if common.is_empty():
         return None
