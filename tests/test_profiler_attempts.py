@@ -330,7 +330,7 @@ def test_attempts_follow_each_other_in_time_without_the_time_between(tmp_path: P
     assert loss_chart(steps).to_dict()["layer"][0]["encoding"]["x"]["field"] == "step"
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(
     ends=st.lists(st.integers(0, 12), min_size=1, max_size=4),
     backs=st.lists(st.integers(0, 6), min_size=4, max_size=4),

@@ -146,13 +146,14 @@ def _tried(trials: int, folder: Path, kinds: Sequence[_Trial]) -> Outcome:
 
 
 def _killed_twice(fits: Fits, runs_dir: Path, chance: random.Random) -> tuple[list[str], float]:
-    """Kill -9 at two random steps, go on from the last checkpoint each time, run to the end."""
+    """Kill -9 just after a checkpoint, and at a random step; each time on from the last one, then to the end."""
     asked, begun = {"runs_dir": str(runs_dir)}, 0
     pids = []
     for kill in (0, 1):
         pids += fits.start({**asked, "resume": "last" if kill else None})
-        fits.reach(pids[-1], begun + chance.randint(25, 50))
-        time.sleep(chance.uniform(0.0, 0.02))
+        at_a_checkpoint = kill == 0  # whose steps nobody will do again: what was not stored by then is lost
+        fits.reach(pids[-1], begun + (41 if at_a_checkpoint else chance.randint(25, 50)))
+        time.sleep(0.0 if at_a_checkpoint else chance.uniform(0.0, 0.02))
         os.kill(pids[-1], signal.SIGKILL)
         if fits.wait() != [-signal.SIGKILL]:
             return ["the fit was not killed"], 0.0
@@ -266,7 +267,11 @@ def _check_sums(summary: dict[str, Any]) -> list[str]:
         ("seconds", summary["duration_s"], [row["duration_s"] for row in rows]),
         ("lost joules", summary["lost_work"]["energy_j"], [row["lost"]["energy_j"] for row in rows]),
     ):
-        if None in parts or whole is None or abs(whole - sum(parts)) > 1e-9 * max(whole, 1.0):
+        if None in parts:  # a short stretch of lost work may be known too badly to be stated
+            fits = whole is None and what == "lost joules"
+        else:
+            fits = whole is not None and abs(whole - sum(parts)) <= 1e-9 * max(whole, 1.0)
+        if not fits:
             wrong.append(f"{what} of the run are {whole}, of its attempts {parts}")
     return wrong
 
@@ -329,7 +334,7 @@ ROWS = (
         " weights of `run lm --resume` bit-equal",
         run=resumed,
         trials=24,
-        quick=2,
+        quick=1,
     ),
     Fault(
         id="F13",
@@ -337,6 +342,5 @@ ROWS = (
         pass_line="each recorded whole, no attempt shared, nothing twice",
         run=at_once,
         trials=20,
-        quick=2,
     ),
 )
