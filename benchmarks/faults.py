@@ -2,7 +2,8 @@
 
     python benchmarks/faults.py [F1 F18 ...] [--quick] [--output benchmarks/results]
 
-Prints a table and writes `faults-<date>.json`. The exit status is 1 if a row failed or its programs are missing.
+Prints a table and writes `faults-<date>.json` after each row; rows of that day that are not run again stay in it. The
+exit status is 1 if a row failed or its programs are missing.
 """
 
 from __future__ import annotations
@@ -43,11 +44,11 @@ def main() -> None:
             flush=True,
         )
         results.append(_try(fault, trials))
+        if arguments.output:
+            _write(arguments.output, results[-1])
         if not results[-1]["ok"]:
             print("\n".join(results[-1]["failures"][:5]), file=sys.stderr, flush=True)
     console.print(_table(results))
-    if arguments.output:
-        _write(arguments.output, results)
     sys.exit(0 if results and all(result["ok"] for result in results) else 1)
 
 
@@ -83,6 +84,7 @@ def _try(fault: Fault, trials: int) -> dict[str, Any]:
         **asdict(outcome),
         "ok": outcome.trials > 0 and outcome.passed == outcome.trials,
         "seconds": round(time.perf_counter() - start, 1),
+        "ended_at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
 
@@ -99,17 +101,19 @@ def _table(results: Sequence[dict[str, Any]]) -> Table:
     return table
 
 
-def _write(folder: Path, results: Sequence[dict[str, Any]]) -> None:
+def _write(folder: Path, result: dict[str, Any]) -> None:
+    """Put a row into the day's file, in the place of an earlier try of it."""
     today = datetime.now(UTC).date().isoformat()
+    path = folder / f"faults-{today}.json"
+    earlier = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.exists() else []
+    rows = [row for row in earlier if row["id"] != result["id"]] + [result]
     page = {
         "command": "python benchmarks/faults.py",
         "date": today,
         "machine": f"{cpu_power().name}, Python {platform.python_version()}, {platform.platform()}",
-        "rows": list(results),
+        "rows": sorted(rows, key=lambda row: (row["id"][0], int(row["id"][1:]))),
     }
-    path = folder / f"faults-{today}.json"
     path.write_text(json.dumps(page, indent=2) + "\n", encoding="utf-8")
-    print(f"written to {path}", file=sys.stderr)
 
 
 if __name__ == "__main__":
