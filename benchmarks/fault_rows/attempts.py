@@ -333,7 +333,7 @@ ROWS = (
         pass_line="one run, every step once, joules of all attempts added, lost work told, <= 1 s of rows lost;"
         " weights of `run lm --resume` bit-equal",
         run=resumed,
-        trials=24,
+        trials=12,
         quick=1,
     ),
     Fault(
@@ -341,6 +341,6 @@ ROWS = (
         fault="three trainings of one name, or two from one checkpoint, in the same moment",
         pass_line="each recorded whole, no attempt shared, nothing twice",
         run=at_once,
-        trials=20,
+        trials=8,
     ),
 )
