@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from fault_rows.edge_fit import Model, data, quiet_trainer
 from profiler import EfficiencyMonitor
+from profiler.measure.lane import Lane
 
 HANGS_S = 10.0
 
@@ -112,19 +113,17 @@ class _locks_held_all_the_time:
     """The sampler's lock is held at nearly every instant, by a thread that no child has."""
 
     def __enter__(self) -> None:
-        from profiler.measure.sampler import Sampler
+        own = self._own = Lane.round
 
-        self._round, self._of = Sampler._round, Sampler
-
-        def slow(sampler: Sampler) -> None:
-            self._round(sampler)
-            with sampler._change:
+        def slow(lane: Lane) -> None:
+            own(lane)
+            with lane._change:
                 time.sleep(0.05)
 
-        Sampler._round = slow  # type: ignore[method-assign]
+        Lane.round = slow  # type: ignore[method-assign]
 
     def __exit__(self, *_: Any) -> None:
-        self._of._round = self._round  # type: ignore[method-assign]
+        Lane.round = self._own  # type: ignore[method-assign]
 
 
 def _workers(start: str) -> Callable[[Path], None]:
@@ -173,12 +172,19 @@ def _ddp_spawn(folder: Path) -> None:
 
 
 def _unfinished(folder: Path) -> None:
-    """The script ends while the fit of a daemon thread is under way."""
-    started = threading.Event()
-    callback = AfterBatch(lambda trainer: (started.set(), time.sleep(0.01))[0], 10_000)
-    rows = data(8 * 10_000)
-    threading.Thread(target=_fit, args=(folder, callback), kwargs={"rows": rows}, daemon=True).start()
-    assert started.wait(30.0)
+    """The script ends while the fit of a daemon thread is under way.
+
+    The fit waits then: a thread that is within PyTorch at that moment aborts the process, with us and without.
+    """
+    waits, for_ever = threading.Event(), threading.Event()
+
+    def wait(trainer: L.Trainer) -> None:
+        if trainer.global_step == 3:
+            waits.set()
+            for_ever.wait()
+
+    threading.Thread(target=_fit, args=(folder, AfterBatch(wait)), daemon=True).start()
+    assert waits.wait(60.0)
     time.sleep(0.3)
 
 
