@@ -372,7 +372,11 @@ def test_the_command_does_not_wait_for_a_slow_driver(exec_: Exec, nvml_library: 
     assert run.processes[0].marks["start_s"][0] < 0.0
     (gpu,) = (part for part in summarize(run)["energy"]["components"] if part["component"] == "gpu")
     assert gpu["coverage"] < 0.9
-    assert abs(gpu["energy_j"] - 400.0 * summarize(run)["duration_s"]) <= gpu["plus_minus_j"]
+    true_j = 400.0 * summarize(run)["duration_s"]
+    if gpu["energy_j"] is None:  # too little was seen of so short a command
+        assert 0.0 < gpu["at_least_j"] <= true_j
+    else:
+        assert abs(gpu["energy_j"] - true_j) <= gpu["plus_minus_j"]
 
 
 def test_a_short_command_does_not_wait_for_a_driver_that_hangs(exec_: Exec, nvml_library: Path) -> None:

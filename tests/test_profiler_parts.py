@@ -27,19 +27,19 @@ maybe = st.none() | number
 _VALUES = {
     int: whole,
     float: number,
+    str: st.text(max_size=10),
     int | None: st.none() | whole,
     float | None: maybe,
     Mapping[str, float]: st.dictionaries(st.text(max_size=5), number, max_size=3),
 }
 steps = st.builds(Step, **{name: _VALUES[hint] for name, hint in get_type_hints(Step).items()})
+_KINDS = {"component": st.sampled_from(["gpu", "cpu"]), "source": st.sampled_from(["counter", "estimated"])}
 readings = st.builds(
     Reading,
-    time_s=number,
-    component=st.sampled_from(["gpu", "cpu"]),
-    device=st.text(max_size=10),
-    source=st.sampled_from(["counter", "estimated"]),
-    energy_j=maybe,
-    throttle_reasons=st.none() | whole,
+    **{
+        name: _KINDS[name] if name in _KINDS else _VALUES[hint]
+        for name, hint in get_type_hints(Reading).items()
+    },
 )
 marks = st.builds(
     Mark, rank=whole, kind=st.text(max_size=5), start_s=number, end_s=maybe, note=st.text(max_size=9)

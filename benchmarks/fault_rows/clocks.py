@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import datetime
 from pathlib import Path
 
@@ -41,7 +42,8 @@ def _not_happened(recorded: Recorded, name: str) -> list[str]:
     """Why this shows nothing: the clock did not jump."""
     if name == "sleep":
         slept = recorded.process.marks.filter(recorded.process.marks["kind"] == "suspended")
-        return [] if len(slept) == 1 and "3600" in slept["note"][0] else ["no sleep was marked"]
+        told_s = [json.loads(note)["slept_s"] for note in slept["note"]]
+        return [] if len(told_s) == 1 and abs(told_s[0] - _HOUR_S) < 1.0 else [f"sleeps marked: {told_s} s"]
     manifest = recorded.run.manifest
     assert manifest.ended_at is not None
     labels_s = datetime.fromisoformat(manifest.ended_at) - datetime.fromisoformat(manifest.created_at)

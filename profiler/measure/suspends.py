@@ -47,4 +47,8 @@ class Suspends:
 def _asleep_s() -> float:
     if sys.platform != "linux":
         return 0.0
-    return time.clock_gettime(time.CLOCK_BOOTTIME) - time.clock_gettime(time.CLOCK_MONOTONIC)
+    clocks = (time.CLOCK_BOOTTIME, time.CLOCK_MONOTONIC)
+    read = [[time.clock_gettime(clock) for clock in clocks] for _ in range(3)]
+    return max(
+        since_start_s - awake_s for since_start_s, awake_s in read
+    )  # a look that was held up tells less
