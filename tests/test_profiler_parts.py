@@ -34,12 +34,12 @@ _VALUES = {
 steps = st.builds(Step, **{name: _VALUES[hint] for name, hint in get_type_hints(Step).items()})
 readings = st.builds(
     Reading,
-    time_s=number,
-    component=st.sampled_from(["gpu", "cpu"]),
-    device=st.text(max_size=10),
-    source=st.sampled_from(["counter", "estimated"]),
-    energy_j=maybe,
-    throttle_reasons=st.none() | whole,
+    **{name: _VALUES[hint] for name, hint in get_type_hints(Reading).items() if hint in _VALUES}
+    | {
+        "component": st.sampled_from(["gpu", "cpu"]),
+        "device": st.text(max_size=10),
+        "source": st.sampled_from(["counter", "estimated"]),
+    },
 )
 marks = st.builds(
     Mark, rank=whole, kind=st.text(max_size=5), start_s=number, end_s=maybe, note=st.text(max_size=9)
