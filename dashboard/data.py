@@ -18,7 +18,7 @@ import streamlit as st
 from dashboard.plain import plain
 from profiler.errors import RunsFolderError
 from profiler.metrics.carbon import CarbonFactors
-from profiler.metrics.listing import Listing, list_folder
+from profiler.metrics.listing import Listing, list_folder, runs_by_name
 from profiler.metrics.summary import summarize
 from profiler.metrics.timeline import power_timeline, step_timeline
 from profiler.store.folder import readable_runs_dir
@@ -52,7 +52,7 @@ def stored_runs() -> list[str]:
     folder = runs_dir()
     try:
         readable_runs_dir(folder)
-        names = _listing(folder_state(folder), None).runs["run_id"].to_list()
+        names = list(_folders(folder_state(folder)))
     except RunsFolderError as error:
         st.info(plain(str(error)), icon=":material/folder_off:")
         _how_to_fill(folder)
@@ -109,6 +109,11 @@ def _how_to_fill(folder: Path) -> None:
     st.code(f"joulescale sweep lm --preset cpu --runs-dir {shlex.quote(str(folder))}", language="bash")
 
 
+@st.cache_data(max_entries=4, show_spinner="Reading the runs folder")
+def _folders(state: State) -> dict[str, Path]:
+    return runs_by_name(Path(state[0]))
+
+
 @st.cache_resource(max_entries=4, show_spinner="Reading the runs folder")
 def _listing(state: State, factors: CarbonFactors | None) -> Listing:
     return list_folder(Path(state[0]), factors)
@@ -132,5 +137,4 @@ def _steps(state: State, run_id: str) -> pl.DataFrame:
 @st.cache_resource(max_entries=8, show_spinner=False)
 def _one(state: State, run_id: str) -> StoredRun:
     """The run of that name among those that are listed; a name never becomes a path."""
-    known = next(name for name in _listing(state, None).runs["run_id"] if name == run_id)
-    return open_folder(Path(state[0]) / known)
+    return open_folder(_folders(state)[run_id])

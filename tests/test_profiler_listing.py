@@ -14,7 +14,7 @@ from polars.testing import assert_frame_equal
 
 from profiler.carbon.factors import CarbonFactors
 from profiler.metrics import entries
-from profiler.metrics.listing import Listing, list_folder, run_index
+from profiler.metrics.listing import Listing, list_folder, run_index, runs_by_name
 from profiler.metrics.overview import OVERVIEW_SCHEMA, overview
 from profiler.metrics.points import POINT_SCHEMA, scale_points
 from profiler.store.index import INDEX_NAME, MAX_FILES, RunIndex, is_unchanged, state_of
@@ -74,6 +74,16 @@ def test_a_second_reader_reads_no_run_and_says_the_same(rested: Path, read: list
     read.clear()
     _same(list_folder(rested), first)
     assert read == []
+
+
+def test_names_need_no_tables(rested: Path, read: list[str]):
+    newest_first = ["run-2", "run-1", "run-0"]
+    assert list(runs_by_name(rested)) == newest_first
+    assert read == []
+    list_folder(rested)
+    found = runs_by_name(rested)
+    assert list(found) == newest_first
+    assert found["run-1"] == rested / "run-1"
 
 
 @pytest.mark.parametrize("change", ["truncate", "flip", "touch", "add", "remove", "attempt", "manifest"])

@@ -51,14 +51,23 @@ def _partial(piece: pl.DataFrame, width_s: float, values: Sequence[str], keys: S
     begins = np.flatnonzero(np.any([_differs(np.asarray(ids)) for ids in stretches], axis=0))
     columns: dict[str, Any] = {"slice": slices[begins].astype(np.int64)}
     for name in ("time_s", *values):
-        numbers = piece[name].to_numpy().astype(np.float64)  # null is NaN
-        known = ~np.isnan(numbers)
-        columns[f"{name}_sum"] = np.add.reduceat(np.where(known, numbers, 0.0), begins)
-        columns[f"{name}_count"] = np.add.reduceat(known.astype(np.int64), begins)
-        columns[f"{name}_low"] = np.fmin.reduceat(numbers, begins)
-        columns[f"{name}_high"] = np.fmax.reduceat(numbers, begins)
+        columns |= {f"{name}_{what}": found for what, found in _folded(piece[name], begins).items()}
     columns |= {key: piece[key][begins] for key in keys}
     return pl.DataFrame(columns, nan_to_null=True)
+
+
+def _folded(column: pl.Series, begins: NDArray[np.intp]) -> dict[str, NDArray[Any]]:
+    """Sum, count, least and most of the known values of each stretch; NaN where it has none."""
+    numbers = column.to_numpy().astype(np.float64)  # null is NaN
+    known = np.flatnonzero(~np.isnan(numbers))
+    at = np.searchsorted(known, begins)
+    count = np.diff(np.append(at, len(known)))
+    some = count > 0
+    found = {"count": count, **{what: np.full(len(begins), np.nan) for what in ("sum", "low", "high")}}
+    if some.any():  # a stretch without a value begins where the next does, and is no stretch here
+        for what, fold in (("sum", np.add), ("low", np.minimum), ("high", np.maximum)):
+            found[what][some] = fold.reduceat(numbers[known], at[some])
+    return found
 
 
 def _differs(numbers: NDArray[Any]) -> NDArray[np.bool_]:
