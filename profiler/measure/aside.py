@@ -47,5 +47,8 @@ def within(seconds: float, who: str, call: Callable[[], T]) -> T:
 
 
 def at_most(seconds: float, call: Callable[[], None]) -> None:
-    """Make a call whose result nobody needs; if it does not return in time, its thread is left behind."""
-    wait([aside(call)], timeout=seconds)
+    """Make a call whose result nobody needs; what it raises is raised. If it does not return in time, it is left behind."""
+    outcome = aside(call)
+    wait([outcome], timeout=seconds)
+    if outcome.done():
+        outcome.result()
