@@ -47,7 +47,7 @@ def within(seconds: float, who: str, call: Callable[[], T]) -> T:
 
 
 def at_most(seconds: float, call: Callable[[], None]) -> None:
-    """Make a call whose result nobody needs; what it raises is raised. If it does not return in time, it is left behind."""
+    """Make a call whose result nobody needs, and raise what it raises; one that takes longer is left behind."""
     outcome = aside(call)
     wait([outcome], timeout=seconds)
     if outcome.done():
