@@ -20,7 +20,7 @@ from profiler.errors import RunsFolderError
 from profiler.metrics.carbon import CarbonFactors
 from profiler.metrics.listing import Listing, list_folder, runs_by_name
 from profiler.metrics.summary import summarize
-from profiler.metrics.timeline import power_timeline, step_timeline
+from profiler.metrics.timeline import gauge_timeline, power_timeline, step_timeline
 from profiler.store.folder import readable_runs_dir
 from profiler.store.run import StoredRun
 from profiler.store.runs import open_folder
@@ -89,6 +89,11 @@ def run_power(run_id: str) -> pl.DataFrame:
     return _power(folder_state(runs_dir()), run_id)
 
 
+def run_gauges(run_id: str) -> pl.DataFrame:
+    """Use and memory of the devices over time."""
+    return _gauges(folder_state(runs_dir()), run_id)
+
+
 def run_steps(run_id: str) -> pl.DataFrame:
     """Steps over time."""
     return _steps(folder_state(runs_dir()), run_id)
@@ -127,6 +132,11 @@ def _summary(state: State, run_id: str, factors: CarbonFactors | None) -> dict[s
 @st.cache_data(max_entries=8, show_spinner="Reading the run")
 def _power(state: State, run_id: str) -> pl.DataFrame:
     return power_timeline(_one(state, run_id))
+
+
+@st.cache_data(max_entries=8, show_spinner="Reading the run")
+def _gauges(state: State, run_id: str) -> pl.DataFrame:
+    return gauge_timeline(_one(state, run_id))
 
 
 @st.cache_data(max_entries=8, show_spinner="Reading the run")

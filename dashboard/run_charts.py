@@ -8,7 +8,7 @@ from typing import Any
 import streamlit as st
 
 from dashboard.charts import draw_row, show
-from dashboard.data import run_power, run_steps
+from dashboard.data import run_gauges, run_power, run_steps
 from dashboard.plain import plain
 from profiler.errors import UsageError
 from profiler.report.charts import (
@@ -25,25 +25,31 @@ _HEIGHT = 240
 
 
 def over_time(run: StoredRun) -> list[str]:
-    """Charts over time, two a row, an odd last one as wide as both; gives the reasons of those that cannot be drawn."""
-    power, steps = run_power(run.run_id), run_steps(run.run_id)
+    """Charts over time, two a row, an odd last one as wide as both; gives the reasons of those that cannot be drawn.
+
+    Each is drawn as soon as its row is full: what the later ones need takes seconds to read of a long run.
+    """
+    name, workload = run.run_id, run.manifest.workload
     charts: list[tuple[str, Callable[[], Any]]] = [
-        ("power", lambda: power_chart(power)),
-        ("loss", lambda: loss_chart(steps, run.manifest.workload)),
-        ("throughput", lambda: throughput_chart(steps)),
-        ("memory", lambda: memory_chart(steps, power)),
-        ("utilization", lambda: utilization_chart(power)),
+        ("power", lambda: power_chart(run_power(name))),
+        ("loss", lambda: loss_chart(run_steps(name), workload)),
+        ("throughput", lambda: throughput_chart(run_steps(name))),
+        ("memory", lambda: memory_chart(run_steps(name), run_gauges(name))),
+        ("utilization", lambda: utilization_chart(run_gauges(name))),
     ]
-    drawn: list[tuple[str, Any]] = []
+    row: dict[str, Any] = {}
     reasons: list[str] = []
-    for name, draw in charts:
+    st.subheader("Over time")
+    for key, draw in charts:
         try:
-            drawn.append((f"run_{name}", draw()))
+            row[f"run_{key}"] = draw()
         except UsageError as error:
             reasons.append(str(error))
-    st.subheader("Over time")
-    for start in range(0, len(drawn), 2):
-        draw_row(dict(drawn[start : start + 2]), height=_HEIGHT)
+        if len(row) == 2:
+            draw_row(row, height=_HEIGHT)
+            row = {}
+    if row:
+        draw_row(row, height=_HEIGHT)
     return reasons
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 SLICES = 600
+_AT_ONCE = 250_000
 
 
 def slice_width_s(start_s: float, end_s: float) -> float:
@@ -29,7 +30,7 @@ def in_slices(
         keys: Columns that tell series apart.
     """
     by = [*keys, "slice"]
-    parts = [_partial(piece, width_s, values, keys) for piece in pieces if len(piece)]
+    parts = [_partial(some, width_s, values, keys) for some in _gathered(pieces)]
     if not parts:
         return pl.DataFrame()
     folded = pl.concat(parts).group_by(by).agg(
@@ -39,6 +40,18 @@ def in_slices(
     known = {name: pl.when(pl.col(f"{name}_count") > 0).then(value) for name, value in mean.items()}
     kept = [f"{name}_{end}" for name in values for end in ("low", "high")]
     return folded.select(*keys, "slice", *kept, **known).sort(*keys, "time_s")
+
+
+def _gathered(pieces: Iterable[pl.DataFrame]) -> Iterator[pl.DataFrame]:
+    """Fewer and larger pieces: each costs half a millisecond beside its rows."""
+    waiting: list[pl.DataFrame] = []
+    for piece in pieces:
+        waiting.append(piece)
+        if sum(map(len, waiting)) >= _AT_ONCE:
+            yield pl.concat(waiting)
+            waiting = []
+    if waiting and sum(map(len, waiting)):
+        yield pl.concat(waiting)
 
 
 def _partial(piece: pl.DataFrame, width_s: float, values: Sequence[str], keys: Sequence[str]) -> pl.DataFrame:

@@ -9,7 +9,7 @@ those before it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import polars as pl
@@ -26,21 +26,20 @@ MOST_ROWS = 20_000
 _THREADS = 2
 """Reading leaves the interpreter most of the time."""
 
-_GAUGES = ("power_w", "utilization", "memory_used_bytes")
-_RANGES = {f"{gauge}_{end}": pl.Float64() for gauge in _GAUGES for end in ("low", "high")}
+_GAUGES = ("utilization", "memory_used_bytes")
+_DEVICE = ("component", "device")
 
-POWER_SCHEMA = pl.Schema(
-    {
-        "component": pl.String(),
-        "device": pl.String(),
-        "name": pl.String(),
-        "source": pl.String(),
-        "attempt": pl.Int64(),
-        "time_s": pl.Float64(),
-        **dict.fromkeys(_GAUGES, pl.Float64()),
-        **_RANGES,
-    }
-)
+
+def _schema(*values: str) -> pl.Schema:
+    texts = dict.fromkeys((*_DEVICE, "name", "source"), pl.String())
+    ranges = [f"{value}{end}" for value in values for end in ("", "_low", "_high")]
+    return pl.Schema(
+        {**texts, "attempt": pl.Int64(), "time_s": pl.Float64(), **dict.fromkeys(ranges, pl.Float64())}
+    )
+
+
+POWER_SCHEMA = _schema("power_w")
+GAUGES_SCHEMA = _schema(*_GAUGES)
 
 _STEPS = ("rank", "step", "start_s", "duration_s", "loss", "tokens", "samples")
 _MEMORY = ("memory_allocated_bytes", "host_rss_bytes")
@@ -48,18 +47,42 @@ _DRAWN = ("step", "loss", "tokens_per_s", "samples_per_s", *_MEMORY)
 
 
 def power_timeline(run: StoredRun) -> pl.DataFrame:
-    """Power and gauges of every device over seconds of the run's attempts, one after the other.
+    """Power of every device over seconds of the run's attempts, one after the other.
 
     Power is what the device itself told, where it does; else the mean between two changes of its energy counter, at the
     later one. These instants are known to a sampling period only, so a short stretch can show a peak that never was.
-    Gauges are as they were read.
     """
-    curves = device_curves(run.processes)
+    return _timeline(run, _told_power, _or_by_counter, POWER_SCHEMA)
+
+
+def gauge_timeline(run: StoredRun) -> pl.DataFrame:
+    """Use and memory of every device, as they were read, over the same seconds."""
+    return _timeline(run, _told_gauges, lambda own, _: own.drop_nulls("time_s"), GAUGES_SCHEMA)
+
+
+def _timeline(
+    run: StoredRun,
+    read: Callable[[StoredProcess], pl.DataFrame],
+    complete: Callable[[pl.DataFrame, DeviceCurve], pl.DataFrame],
+    schema: pl.Schema,
+) -> pl.DataFrame:
+    """What all processes read, device by device, on the clock of the run."""
     with ThreadPoolExecutor(_THREADS) as pool:
-        told = dict(zip(map(id, run.processes), pool.map(_told, run.processes), strict=True))
-    shifts = _shifts(run)
-    frames = [_moved(_device_timeline(c, told[id(c.process)]), c.process, shifts) for c in curves]
-    return pl.concat([pl.DataFrame(schema=POWER_SCHEMA), *frames])
+        told = dict(zip(map(id, run.processes), pool.map(read, run.processes), strict=True))
+    shifts, frames = _shifts(run), [pl.DataFrame(schema=schema)]
+    for curve in device_curves(run.processes):
+        own = complete(_own(told[id(curve.process)], curve, schema), curve)
+        labels = {key: pl.lit(str(curve.meter[key])) for key in (*_DEVICE, "name", "source")}
+        moved = _moved(own.with_columns(**labels), curve.process, shifts)
+        frames.append(moved.select(schema.names()).cast(schema).sort("time_s"))
+    return pl.concat(frames)
+
+
+def _own(told: pl.DataFrame, curve: DeviceCurve, schema: pl.Schema) -> pl.DataFrame:
+    """The rows of one device."""
+    if told.is_empty():
+        return pl.DataFrame(schema=schema)
+    return told.filter(*(pl.col(key) == curve.meter[key] for key in _DEVICE))
 
 
 def step_timeline(run: StoredRun) -> pl.DataFrame:
@@ -88,18 +111,22 @@ def _moved(frame: pl.DataFrame, process: StoredProcess, shifts: Mapping[int, flo
     return frame.with_columns(pl.col("time_s") + shifts[attempt], pl.lit(attempt, pl.Int64).alias("attempt"))
 
 
-def _told(process: StoredProcess) -> pl.DataFrame:
-    """What the devices of a process told: power, their own where they tell it, and gauges."""
-    asked = ("component", "device", "time_s", "average_power_w", *_GAUGES)
-    pieces = (_with_average(piece) for piece in process.pieces("readings", *asked))
-    return _few_rows(process, pieces, _GAUGES, ("component", "device"))
+def _told_power(process: StoredProcess) -> pl.DataFrame:
+    """Power as the devices tell it, or, where one tells no momentary power, its average."""
+    names = (*_DEVICE, "time_s", "power_w")
+    first = next(process.pieces("readings", *names, "average_power_w"), pl.DataFrame())
+    if len(first) and len(
+        first.filter(pl.col("power_w").is_null() & pl.col("average_power_w").is_not_null())
+    ):
+        power = pl.coalesce("power_w", "average_power_w").alias("power_w")
+        pieces = process.pieces("readings", *names, "average_power_w")
+        return _few_rows(process, (piece.with_columns(power) for piece in pieces), ("power_w",), _DEVICE)
+    return _few_rows(process, process.pieces("readings", *names), ("power_w",), _DEVICE)
 
 
-def _with_average(readings: pl.DataFrame) -> pl.DataFrame:
-    """Where a device tells no momentary power, its average."""
-    if readings["average_power_w"].null_count() < len(readings):
-        readings = readings.with_columns(pl.coalesce("power_w", "average_power_w").alias("power_w"))
-    return readings.drop("average_power_w")
+def _told_gauges(process: StoredProcess) -> pl.DataFrame:
+    pieces = process.pieces("readings", *_DEVICE, "time_s", *_GAUGES)
+    return _few_rows(process, pieces, _GAUGES, _DEVICE)
 
 
 def _steps(process: StoredProcess, until: int | None) -> pl.DataFrame:
@@ -133,33 +160,10 @@ def _few_rows(
     return in_slices((*some, *pieces), slice_width_s(*window), values, keys)
 
 
-def _device_timeline(curve: DeviceCurve, told: pl.DataFrame) -> pl.DataFrame:
-    device, component = curve.meter["device"], curve.meter["component"]
-    labels = {
-        "component": component,
-        "device": device,
-        "name": curve.meter["name"],
-        "source": curve.meter["source"],
-    }
-    own = pl.DataFrame(schema=POWER_SCHEMA)
-    if len(told):
-        own = told.filter((pl.col("device") == device) & (pl.col("component") == component))
-    if (own.is_empty() or own["power_w"].count() < 2) and curve.curve.known:
-        own = _with_power(own, curve)
-    labelled = own.with_columns(
-        pl.lit(curve.process.facts.attempt, pl.Int64).alias("attempt"),
-        *(pl.lit(value, pl.String).alias(key) for key, value in labels.items()),
-    )
-    return labelled.select(POWER_SCHEMA.names()).cast(POWER_SCHEMA).sort("time_s")
-
-
-def _with_power(told: pl.DataFrame, curve: DeviceCurve) -> pl.DataFrame:
-    """The gauges with the power between changes of the counter."""
+def _or_by_counter(told: pl.DataFrame, curve: DeviceCurve) -> pl.DataFrame:
+    """What a device told, or, if it did not, the power between changes of its counter."""
+    if told["power_w"].count() >= 2 or not curve.curve.known:
+        return told
     time_s, _ = curve.curve.changes()
     power = pl.DataFrame({"time_s": time_s[1:], "power_w": curve.curve.power_w()})
-    drawn = _few_rows(curve.process, iter([power]), ("power_w",), ())
-    gauges = told.drop("power_w", "power_w_low", "power_w_high")
-    if len(drawn) < len(power):
-        told_any = gauges.filter(pl.any_horizontal(pl.col("utilization", "memory_used_bytes").is_not_null()))
-        return pl.concat([told_any, drawn], how="diagonal_relaxed")
-    return gauges.join(drawn, on="time_s", how="full", coalesce=True)
+    return _few_rows(curve.process, iter([power]), ("power_w",), ())

@@ -45,11 +45,11 @@ def power_chart(power: pl.DataFrame) -> alt.LayerChart:
     return _lines(series, "Power (W)", "W", f"Power over time is unknown. {why}", end_s=_end_s(power))
 
 
-def utilization_chart(power: pl.DataFrame) -> alt.LayerChart:
+def utilization_chart(gauges: pl.DataFrame) -> alt.LayerChart:
     """Share of time in which each device did anything at all, for whomever: not efficiency.
 
     Args:
-        power: The table of `profiler.metrics.timeline.power_timeline`.
+        gauges: The table of `profiler.metrics.timeline.gauge_timeline`.
 
     Raises:
         UsageError: No utilization is known, with the reason; or Altair is not installed.
@@ -57,19 +57,19 @@ def utilization_chart(power: pl.DataFrame) -> alt.LayerChart:
     why = "Device utilization is unknown: no device reported it during this run."
     cpu = pl.col("component") == "cpu"
     name = pl.coalesce("name", "device")
-    told = power.with_columns(
+    told = gauges.with_columns(
         name=pl.when(cpu).then(pl.format("{}, whole machine, other processes too", name)).otherwise(name)
     )
     series = _device_series(told, "utilization")
-    return _lines(series, "Device time in use", "fraction", why, end_s=_end_s(power))
+    return _lines(series, "Device time in use", "fraction", why, end_s=_end_s(gauges))
 
 
-def memory_chart(steps: pl.DataFrame, power: pl.DataFrame | None = None) -> alt.LayerChart:
+def memory_chart(steps: pl.DataFrame, gauges: pl.DataFrame | None = None) -> alt.LayerChart:
     """Memory over time: what PyTorch allocated, what the process holds, what the device has in use.
 
     Args:
         steps: The table of `profiler.metrics.timeline.step_timeline`.
-        power: The table of `profiler.metrics.timeline.power_timeline`, for the device's own view.
+        gauges: The table of `profiler.metrics.timeline.gauge_timeline`, for the device's own view.
 
     Raises:
         UsageError: No memory is known, with the reason; or Altair is not installed.
@@ -78,8 +78,8 @@ def memory_chart(steps: pl.DataFrame, power: pl.DataFrame | None = None) -> alt.
         _rank_series(steps, "memory_allocated_bytes", "Allocated by PyTorch"),
         _rank_series(steps, "host_rss_bytes", "Process (host RSS)"),
     ]
-    if power is not None:
-        gpus = power.filter(pl.col("component") == "gpu")
+    if gauges is not None:
+        gpus = gauges.filter(pl.col("component") == "gpu")
         frames.append(_device_series(gpus, "memory_used_bytes", "In use on "))
     why = "Memory over time is unknown: the run recorded neither device nor host memory."
     return _lines(pl.concat(frames), "Memory", "B", why, end_s=_end_s(steps))
