@@ -33,9 +33,10 @@ PROGRAM = Path(__file__).parent / "programs" / "resumed_fit.py"
 WORKLOAD = Path(__file__).parent / "programs" / "resumed_workload.py"
 STEPS = 120
 LOST_S = 1.0
+"""What a kill -9 may lose of the rows."""
+
 SHORT_S = 1.0
 """The joules of an attempt that was killed sooner may be known too badly to be stated: their bar is wider than they."""
-"""What a kill -9 may lose of the rows."""
 
 _JOB = {
     "SLURM_JOB_ID": "4242",
