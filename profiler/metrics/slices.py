@@ -10,7 +10,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 SLICES = 600
-_AT_ONCE = 250_000
+_AT_ONCE = 100_000
 
 
 def slice_width_s(start_s: float, end_s: float) -> float:
@@ -71,15 +71,17 @@ def _partial(piece: pl.DataFrame, width_s: float, values: Sequence[str], keys: S
 
 def _folded(column: pl.Series, begins: NDArray[np.intp]) -> dict[str, NDArray[Any]]:
     """Sum, count, least and most of the known values of each stretch; NaN where it has none."""
-    numbers = column.to_numpy().astype(np.float64)  # null is NaN
-    known = np.flatnonzero(~np.isnan(numbers))
-    at = np.searchsorted(known, begins)
-    count = np.diff(np.append(at, len(known)))
+    numbers = column.to_numpy().astype(np.float64, copy=False)  # null is NaN
+    at, unknown = begins, np.isnan(numbers)
+    if unknown.any():
+        known = np.flatnonzero(~unknown)
+        at, numbers = np.searchsorted(known, begins), numbers[known]
+    count = np.diff(np.append(at, len(numbers)))
     some = count > 0
     found = {"count": count, **{what: np.full(len(begins), np.nan) for what in ("sum", "low", "high")}}
     if some.any():  # a stretch without a value begins where the next does, and is no stretch here
         for what, fold in (("sum", np.add), ("low", np.minimum), ("high", np.maximum)):
-            found[what][some] = fold.reduceat(numbers[known], at[some])
+            found[what][some] = fold.reduceat(numbers, at[some])
     return found
 
 

@@ -123,11 +123,25 @@ def _checked_rows(path: Path, wanted: tuple[str, ...]) -> pa.Table:
         schema = file.schema_arrow
         check_types(schema)
         found = [name for name in stored_columns(wanted) if name in schema.names]
+        if is_sealed:
+            found = [name for name in found if not _is_empty(footer, schema.names.index(name), name)]
         check_sizes(data, footer, found if is_sealed else schema.names)
         # without a seal only its pages have checksums; threads cost more than a column of one part takes
         rows = file.read(columns=found if is_sealed else None, use_threads=False)
     check_texts(rows)
     return rows
+
+
+def _is_empty(footer: pq.FileMetaData, number: int, name: str) -> bool:
+    """Whether nothing is known in a column, by the footer: most gauges of most devices. It need not be read."""
+    leaves = [footer.row_group(group).column(number) for group in range(footer.num_row_groups)]
+    return all(
+        leaf.path_in_schema == name
+        and leaf.is_stats_set
+        and leaf.statistics.has_null_count
+        and leaf.statistics.null_count == leaf.num_values
+        for leaf in leaves
+    )
 
 
 def _series(rows: pa.Table, name: str) -> pl.Series:

@@ -51,13 +51,16 @@ def tightened(table: TableName, rows: pa.Table) -> pa.Table:
 def loosened(rows: pa.Table) -> pa.Table:
     """What `tightened` split, as one column again."""
     for name, stored in THOUSANDTHS.items():
-        if stored not in rows.column_names or name not in rows.column_names:
+        if stored not in rows.column_names:
             continue
-        whole, rest = rows[stored].combine_chunks(), rows[name].combine_chunks()
-        told, counted = _known(rest), _numbers(whole, np.int64) / 1000.0
-        numbers = np.where(told, _numbers(rest, np.float64), counted) if told.any() else counted
-        joined = _masked(pa.float64(), numbers, told | _known(whole))
-        rows = rows.set_column(rows.schema.get_field_index(name), name, joined).drop_columns([stored])
+        at, whole = rows.schema.get_field_index(stored), rows[stored].combine_chunks()
+        counted, known = _numbers(whole, np.int64) / 1000.0, _known(whole)
+        if name in rows.column_names:
+            rest = rows[name].combine_chunks()
+            counted, known = np.where(known, counted, _numbers(rest, np.float64)), known | _known(rest)
+        rows = rows.set_column(at, name + "_", _masked(pa.float64(), counted, known))
+        rows = rows.drop_columns([name] if name in rows.column_names else [])
+        rows = rows.rename_columns([name if column == name + "_" else column for column in rows.column_names])
     return rows
 
 
