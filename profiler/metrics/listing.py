@@ -69,12 +69,15 @@ def list_folder(
 def runs_by_name(runs_dir: Path) -> dict[str, Path]:
     """The folders of all runs, newest first, by name: without what takes long to find out of those not yet known.
 
+    When a run was made does not change, so what the index says of that holds whatever became of the run.
+
     Raises:
         RunsFolderError: As in `list_folder`.
     """
     folders = {folder.name: folder for folder in run_folders(runs_dir)}
-    known = _still_true(run_index(runs_dir).read(), folders)
-    created = {} if known is None else dict(known.select("run_id", "created_at").iter_rows())
+    known = run_index(runs_dir).read()
+    told = () if known is None else known.select("run_id", "created_at").iter_rows()
+    created = {name: moment for name, moment in told if name in folders}
     if len(created) < len(folders):
         from profiler.store.runs import open_folder
 
