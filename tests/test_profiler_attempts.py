@@ -280,9 +280,7 @@ def test_attempts_are_told_in_a_table_and_a_sentence(tmp_path: Path):
     assert [row["steps"] for row in cells] == ["1 to 10", "7 to 8", "7 to 12"]
     assert [row["went on from"] for row in cells] == ["", "step 6", "step 6"]
     assert [row["ended"] for row in cells] == ["interrupted", "interrupted", "finished"]
-    assert lost_text(summary).startswith(
-        "Lost, since the next attempt went on from an earlier checkpoint: 6 steps"
-    )
+    assert lost_text(summary).startswith("Lost, since the next attempt went on from before: 6 steps")
     assert "of the run's energy and emissions" in lost_text(summary)
     assert run_table(summary) is not None
     record(tmp_path, range(1, 3), name="single")

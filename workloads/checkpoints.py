@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 import time
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -75,8 +76,12 @@ class StepsFrom(Sampler[int]):
 
 
 def last_checkpoint(run_dir: Path) -> Path | None:
-    """The newest checkpoint of a run; None if there is none."""
-    return next(reversed(_all(run_dir)), None)
+    """The newest checkpoint of a run that is whole; None if there is none. A damaged one is named and passed over."""
+    for path in reversed(_all(run_dir)):
+        if zipfile.is_zipfile(path):
+            return path
+        sys.stderr.write(f"joulescale: the checkpoint {path} is damaged, so an earlier one is taken\n")
+    return None
 
 
 def remove_checkpoints(run_dir: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from profiler.cli.options import AsJson, RunsDir, print_json
+from profiler.errors import RunsFolderError
 from profiler.store.recover import Recovered, recover_run
 from profiler.store.runs import open_run
 
@@ -21,7 +22,13 @@ def recover(
 ) -> None:
     """Turn what a killed run left into whole Parquet files. Every command reads such a run as it is, too."""
     stored = open_run(runs_dir, run)
-    recovered = recover_run(stored)
+    try:
+        recovered = recover_run(stored)
+    except OSError as error:
+        raise RunsFolderError(
+            f"{stored.run_id} cannot be recovered here ({error.strerror or error}); nothing was lost, and every command"
+            " reads it as it is. Make room or the folder writable, and try again."
+        ) from None
     if as_json:
         print_json({"run_id": stored.run_id, "journals": [_as_json(one) for one in recovered]})
         return

@@ -111,8 +111,8 @@ def run(
         run_dir = found.train(request)
     except KeyboardInterrupt:
         typer.echo(
-            f"\ninterrupted; what was recorded is kept: joulescale show latest --runs-dir {runs_dir}\n"
-            f"go on with it: joulescale run {workload} --resume NAME --runs-dir {runs_dir}",
+            f"\ninterrupted; what was recorded is kept: joulescale show {name or 'latest'} --runs-dir {runs_dir}\n"
+            f"go on with it: joulescale run {workload} --resume {name or 'latest'} --runs-dir {runs_dir}",
             err=True,
         )
         raise typer.Exit(130) from None
@@ -140,7 +140,9 @@ def resumable(runs_dir: Path, name: str, workload: str) -> Manifest:
     """
     run = open_run(runs_dir, name)
     why = None
-    if run.manifest.workload != workload:
+    if run.manifest.run_id != run.run_id:
+        why = f"was recorded as {run.manifest.run_id!r} and its folder copied or renamed since"
+    elif run.manifest.workload != workload:
         why = f"is a run of {run.manifest.workload or 'no workload'}, not of {workload}"
     elif run.status == "finished":
         why = "is finished"

@@ -274,7 +274,9 @@ class Session:
         return redact_notes({**self.notes, **self.guard.notes, **lost})
 
     def _rows_lost(self, count: int) -> None:
-        self.guard.warn("storing", f"{count} rows could not be written to {self.run_dir} and are lost")
+        self.guard.warn(
+            "storing the rest", f"{count} rows could not be written to {self.run_dir} and are lost"
+        )
 
     def _disk_failed(self, error: OSError) -> None:
         self._gap_start_s, self._gap_reason = self.now(), error.strerror or str(error)

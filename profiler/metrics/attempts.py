@@ -28,7 +28,7 @@ def attempts(run: StoredRun, curves: Sequence[DeviceCurve]) -> list[dict[str, An
     """One entry an attempt, as in `show --json`; steps and durations are rank 0's, energies of all devices."""
     until = kept_until(run.processes)
     grouped = by_attempt(run.processes)
-    latest = max(grouped, default=0)
+    latest = max(run.manifest.attempt, *grouped) if grouped else 0  # that one's files may be damaged
     rows = []
     for number, processes in grouped.items():
         own = [c for c in curves if c.process.facts.attempt == number]

@@ -19,13 +19,21 @@ from profiler.store.process import StoredProcess
 SOURCES = ("counter", "integrated", "module_scope", "shared_gpu", "parent_of_mig", "estimated")
 """How joules were got, best first. The worst of a sum's parts is the sum's."""
 
+DAMAGED = "files that it rests on are damaged or unreadable, and a sum with a hole is no sum"
+
 NEVER_MOVED = "its counter was read less than twice, or never moved"
 
 
 def energy_summary(
-    processes: Sequence[StoredProcess], curves: Sequence[DeviceCurve]
+    processes: Sequence[StoredProcess], curves: Sequence[DeviceCurve], *, whole: bool = True
 ) -> tuple[dict[str, Any], dict[str, str]]:
-    """The `energy` dictionary of a summary, and what a reader of it must know, by note."""
+    """The `energy` dictionary of a summary, and what a reader of it must know, by note.
+
+    Args:
+        processes: Of one run.
+        curves: Of their devices.
+        whole: False where files are damaged that these joules rest on: their sums are then not the run's.
+    """
     blind = _blind_hosts(processes, curves)
     rows, notes = [], dict[str, str]()
     told = {id(curve): _told(curve, _co_tenants(processes, curve)) for curve in curves}
@@ -36,8 +44,8 @@ def energy_summary(
             of = f"attempt {curve.process.facts.attempt}: " if len(group) > 1 else ""
             sentences = told[id(curve)].sentences
             notes |= {f"{label} {topic}".rstrip(): of + sentence for topic, sentence in sentences.items()}
-    measured = None if blind else total(curves, fit_windows, estimated=False)
-    estimated = total(curves, fit_windows, estimated=True)
+    measured = total(curves, fit_windows, estimated=False) if whole and not blind else None
+    estimated = total(curves, fit_windows, estimated=True) if whole else None
     idle = idle_baseline(curves, measured.energy_j if measured else None)
     if idle is None:
         notes["energy.idle"] = why_no_idle(curves)
@@ -45,6 +53,8 @@ def energy_summary(
         notes["energy.measured_j"] = (
             f"no sensor could be read on {', '.join(blind)}, only elsewhere, and a sum with a hole is no sum"
         )
+    if not whole:
+        notes["energy.measured_j"] = notes["energy.estimated_j"] = DAMAGED
     words = [row["source"] for row in rows if row["source"] != "estimated"]
     energy = {
         "headline": "measured" if any(not c.estimated for c in curves) else "estimated",

@@ -45,7 +45,7 @@ def summarize(
     processes, manifest = run.processes, with_one_peak(run)
     steps_known = "steps" not in run.incomplete
     curves = device_curves(processes)
-    energy, energy_notes = energy_summary(processes, curves)
+    energy, energy_notes = energy_summary(processes, curves, whole=_is_whole(run))
     totals = step_totals(processes if steps_known else ())
     headline_j, headline_bar = energy[f"{energy['headline']}_j"], energy[f"{energy['headline']}_plus_minus_j"]
     traffic = measured_traffic(processes, manifest.peak_bytes_per_s)
@@ -108,6 +108,12 @@ def summarize(
     }
     summary["notes"] = explain(summary, stored, run)
     return summary
+
+
+def _is_whole(run: StoredRun) -> bool:
+    """Whether nothing is damaged that energies rest on; without a `fit` mark the steps say how long a process ran."""
+    ended = all("fit" in p.marks["kind"] for p in run.processes)
+    return not run.incomplete & ({"readings", "marks"} if ended else {"readings", "marks", "steps"})
 
 
 def _duration(processes: Sequence[StoredProcess]) -> float | None:

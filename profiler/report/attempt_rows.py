@@ -39,7 +39,9 @@ def lost_text(summary: Mapping[str, Any]) -> str:
     if not lost["duration_s"]:
         return "No work was lost between the attempts."
     took = f"{lost['steps']} steps and {format_quantity(lost['duration_s'], 's')}"
-    what = f"Lost, since the next attempt went on from an earlier checkpoint: {took}"
+    killed = any(row["lost"]["duration_s"] and row["status"] == "lost" for row in summary["attempts"])
+    took = f"at least {took} (a kill takes the last second of the record with it)" if killed else took
+    what = f"Lost, since the next attempt went on from before: {took}"
     if lost["energy_j"] is None:
         return f"{what}; their energy is not known."
     joules = marked(format_quantity(lost["energy_j"], "J", lost["plus_minus_j"]), lost["source"])
