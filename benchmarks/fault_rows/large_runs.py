@@ -71,7 +71,7 @@ def make_large_run(runs_dir: Path, rows: int) -> Path:
             folder.mkdir()
             for path in sorted(first.glob("*.parquet")):
                 (folder / path.name).hardlink_to(path)
-        write_json(folder / "process.json", _process(rank))
+        write_json(folder / "process.json", _process(rank, RANKS))
     write_json(run / "run.json", _manifest(RUN_ID, RANKS))
     return run
 
@@ -124,7 +124,7 @@ def _small_run(folder: Path, number: int) -> Path:
     write_part(process / part_name("readings", 0), "readings", list(_readings(0))[:300])
     write_part(process / part_name("steps", 0), "steps", list(_steps(0, 28)))
     write_part(process / part_name("marks", 0), "marks", [Mark(rank=0, kind="fit", start_s=1.0, end_s=29.0)])
-    write_json(process / "process.json", _process(0))
+    write_json(process / "process.json", _process(0, 1))
     write_json(run / "run.json", _manifest(run.name, 1))
     return run
 
@@ -160,13 +160,13 @@ def _steps(first: int, last: int) -> Iterator[Step]:
         )  # fmt: skip
 
 
-def _process(rank: int) -> ProcessFile:
+def _process(rank: int, world_size: int) -> ProcessFile:
     meter = Meter(
         component="module", device=GPU, name="NVIDIA GH200 480GB", source="counter", update_period_s=None,
         relative_uncertainty=0.05, uncertainty_source="made", power_max_w=700.0,
     )  # fmt: skip
     return ProcessFile(
-        host=f"node-{rank:02d}", rank=rank, local_rank=0, world_size=RANKS, pid=4000 + rank, attempt=1,
+        host=f"node-{rank:02d}", rank=rank, local_rank=0, world_size=world_size, pid=4000 + rank, attempt=1,
         clock={"wall_unix_s": 1767323045.0, "monotonic_s": 0.0}, meters=(asdict(meter),),
     )  # fmt: skip
 
