@@ -326,7 +326,7 @@ ROWS = (
     Fault(
         id="F14",
         fault="disk full at the start, midway, freed again, never freed; no inodes",
-        pass_line="training goes on, one warning, no step lost (never freed: how many is said), joules right, hook p99 <= 100 us",
+        pass_line="training goes on, one warning, no step lost (or said), joules right, hook p99 <= 100 us",
         run=full_disks,
         trials=8,
         quick=1,

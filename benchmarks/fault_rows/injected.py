@@ -54,10 +54,12 @@ MENDED = (
     "profiler.store.files:read_bounded",
     "profiler.store.claim:attempt_dir",
     "profiler.store.node:boot_id",
+    "profiler.measure.sensors.nvml_tenants:is_in_host_namespace",
 )
 """A replay that fails is tried in another way; of a fault in the guard only the part that is off is told; a function
 that does not travel is told by the copy that lacks it; parts that cannot be merged stay as they are;
-an attempt's folder is made in another way, and a boot without a name goes by its host's."""
+an attempt's folder is made in another way, a boot without a name goes by its host's, and
+process numbers are taken for the host's where nobody can tell."""
 
 
 class Trial(NamedTuple):
