@@ -212,7 +212,7 @@ def _read_only_midway(folder: Path) -> tuple[dict[str, Any], str | None]:
     victim = _victim(runs_dir, folder / "stop", NOBODY)
     _opened(victim)
     time.sleep(0.8)
-    (own,) = runs_dir.glob("victim/attempt-1/*")
+    (own,) = runs_dir.glob("victim/attempt-1/*/")
     own.chmod(0o555)
     before = sorted(path.name for path in own.glob("*.parquet"))
     time.sleep(3.0)
