@@ -390,3 +390,14 @@ def record_with_point(runs_dir: Path, resumed: ResumePoint, windows: list[list[f
     recorder.mark("fit", 0.0, session.now())
     session.close("finished")
     return session
+
+
+def test_an_attempt_whose_files_are_damaged_makes_no_smaller_sum_of_joules(tmp_path: Path):
+    run = _thrice(tmp_path)
+    (told,) = run.path.glob("attempt-3/*/process.json")
+    told.write_bytes(told.read_bytes()[:-20])
+    summary = summarize(open_run(tmp_path, "latest"))
+    assert (summary["energy"]["measured_j"], summary["energy"]["estimated_j"]) == (None, None)
+    assert "damaged or unreadable" in summary["notes"]["energy.measured_j"]
+    assert summary["carbon"]["emissions_g"] is None
+    assert [row["status"] for row in summary["attempts"]] == ["interrupted", "interrupted"]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -14,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 from fault_rows.made_run import GENERATIONS, made_run
 
 from profiler.cli.recover import recover
-from profiler.errors import UsageError
+from profiler.errors import RunsFolderError, UsageError
 from profiler.metrics.summary import summarize
 from profiler.records import SCHEMAS
 from profiler.store import recovery
@@ -154,3 +156,15 @@ def test_the_command_says_what_it_did(tmp_path: Path, folder: Path, capsys: pyte
     (journal,) = json.loads(done.stdout)["journals"]
     assert journal["rows"] == {"steps": 100, "readings": 200, "marks": 10}
     assert (journal["kept"], journal["why_kept"]) == (None, None)
+
+
+def test_without_room_recovery_says_so_and_loses_nothing(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def full(run: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("profiler.cli.recover.recover_run", full)
+    with pytest.raises(RunsFolderError, match=r"cannot be recovered here .No space left.*nothing was lost"):
+        recover("made", tmp_path)
+    assert _steps(folder) == list(range(1, STEPS + 1))

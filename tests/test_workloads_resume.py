@@ -160,3 +160,21 @@ def test_a_point_that_was_interrupted_is_gone_on_with(tmp_path: Path) -> None:
         "--country",
         "FRA",
     ]
+
+
+def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    folder = tmp_path / FOLDER
+    folder.mkdir()
+    for step in (1, 2):
+        torch.save({"step": step}, folder / f"step-{step:010d}.ckpt")
+    newest = folder / "step-0000000002.ckpt"
+    newest.write_bytes(newest.read_bytes()[:300])
+    assert last_checkpoint(tmp_path) == folder / "step-0000000001.ckpt"
+    assert f"{newest} is damaged" in capsys.readouterr().err
+
+
+def test_a_run_whose_folder_was_renamed_is_not_gone_on_with(tmp_path: Path):
+    run = scripted_run(tmp_path, Script())
+    run.path.rename(tmp_path / "other")
+    with pytest.raises(InvalidValueError, match=f"'other' was recorded as '{run.run_id}'"):
+        resumable(tmp_path, "other", "lm")
