@@ -51,8 +51,6 @@ def remember(run: Path) -> None:
 
 def with_factors(entries: pl.DataFrame, folders: Mapping[str, Path], factors: CarbonFactors) -> pl.DataFrame:
     """The same entries with the emissions that other factors make; only a series needs the run's tables for that."""
-    if factors == CarbonFactors():
-        return entries
     found: dict[str, CarbonFactors] = {}
     rows = []
     for row in entries.iter_rows(named=True):

@@ -11,16 +11,13 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import polars as pl
 
 import profiler
+from profiler.carbon.factors import CarbonFactors
 from profiler.store.folder import run_folders
 from profiler.store.index import RunIndex, is_unchanged
-
-if TYPE_CHECKING:
-    from profiler.carbon.factors import CarbonFactors
 
 _NOT_SHOWN = ("points", "carbon", "names", "digest")
 _MADE_BY = ("metrics/*.py", "carbon/*.py", "store/*.py", "records.py", "units.py", "codecarbon_tables.py")
@@ -59,7 +56,7 @@ def list_folder(
         unknown = [folders[name] for name in sorted(folders.keys() - found)]
         read = read_entries(unknown, index, on_read)
         known = read if known is None else pl.concat([known, read])
-    if factors is not None:
+    if factors is not None and factors != CarbonFactors():
         from profiler.metrics.entries import with_factors
 
         known = with_factors(known, {_shown(name): folder for name, folder in folders.items()}, factors)
