@@ -505,6 +505,6 @@ def test_a_run_of_many_attempts_shows_each_and_what_was_lost(monkeypatch, tmp_pa
     app = open_page(monkeypatch, tmp_path, "run", run=first.run_dir.name)
     (table,) = [t.value for t in app.dataframe if "went on from" in t.value.columns]
     assert table["steps"].to_list() == ["1 to 10", "7 to 12"]
-    lost = "Lost, since the next attempt went on from an earlier checkpoint: 4 steps"
+    lost = "Lost, since the next attempt went on from before: 4 steps"
     assert plain(lost) in texts(app)
     assert sum("lost: done again later" in json.dumps(chart) for chart in charts(app)) == 1

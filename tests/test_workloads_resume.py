@@ -104,7 +104,7 @@ def test_checkpoints_are_removed_and_the_newest_is_known(tmp_path: Path) -> None
     assert last_checkpoint(tmp_path) is None
     (tmp_path / FOLDER).mkdir()
     for step in (2, 10):
-        (tmp_path / FOLDER / f"step-{step:010d}.ckpt").touch()
+        torch.save({}, tmp_path / FOLDER / f"step-{step:010d}.ckpt")
     assert last_checkpoint(tmp_path) == tmp_path / FOLDER / "step-0000000010.ckpt"
     remove_checkpoints(tmp_path)
     assert last_checkpoint(tmp_path) is None
