@@ -365,18 +365,14 @@ def test_the_command_does_not_wait_for_a_slow_driver(exec_: Exec, nvml_library: 
     slow = "gpu GPU-aaaa NVIDIA H100 80GB HBM3\npower 0 0 400\nhang nvmlDeviceGetCount_v2 2.3\n"
     nvml(exec_, nvml_library, slow, CUDA_VISIBLE_DEVICES="0")
     recording = "runs/*/attempt-1/*/process.json"
-    done = exec_.run("sh", "-c", f"while ! ls {recording} 2> /dev/null; do sleep 0.05; done; sleep 1")
+    done = exec_.run("sh", "-c", f"while ! ls {recording} 2> /dev/null; do sleep 0.05; done; sleep 5")
     assert done.returncode == 0, done.stderr
     run = exec_.recorded
     assert run.manifest.notes["start"].startswith("the sensors were open ")
     assert run.processes[0].marks["start_s"][0] < 0.0
     (gpu,) = (part for part in summarize(run)["energy"]["components"] if part["component"] == "gpu")
     assert gpu["coverage"] < 0.9
-    true_j = 400.0 * summarize(run)["duration_s"]
-    if gpu["energy_j"] is None:  # too little was seen of so short a command
-        assert 0.0 < gpu["at_least_j"] <= true_j
-    else:
-        assert abs(gpu["energy_j"] - true_j) <= gpu["plus_minus_j"]
+    assert abs(gpu["energy_j"] - 400.0 * summarize(run)["duration_s"]) <= gpu["plus_minus_j"]
 
 
 def test_a_short_command_does_not_wait_for_a_driver_that_hangs(exec_: Exec, nvml_library: Path) -> None:
