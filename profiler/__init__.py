@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from profiler.carbon.factors import CarbonFactors as CarbonFactors
     from profiler.integrations.lightning import EfficiencyMonitor as EfficiencyMonitor
+    from profiler.integrations.loop import record as record
     from profiler.measure.session import RunFacts as RunFacts
     from profiler.metrics.points import scale_points as scale_points
     from profiler.metrics.summary import summarize as summarize
@@ -31,6 +32,7 @@ _HOMES = {
     "CarbonFactors": "profiler.carbon.factors",
     "EfficiencyMonitor": "profiler.integrations.lightning",
     "RunFacts": "profiler.measure.session",
+    "record": "profiler.integrations.loop",
     "open_run": "profiler.store.runs",
     "scale_points": "profiler.metrics.points",
     "scan_runs": "profiler.store.runs",
@@ -42,6 +44,7 @@ __all__ = [
     "EfficiencyMonitor",
     "RunFacts",
     "open_run",
+    "record",
     "scale_points",
     "scan_runs",
     "summarize",

@@ -115,7 +115,8 @@ class Mark:
 
     Kinds in use: fit, epoch, validation, checkpoint, budget, idle, co_tenants, second_opinion, sensor_lost, sensor_gap
     (a driver did not answer), suspended (the machine slept, somewhere between start and end, for the note's `slept_s`),
-    gap (the disk took nothing), note.
+    gap (the disk took nothing), arm (one training of an experiment), curve (a point of one), phenomenon (its verdict),
+    note.
     An instant has `end_s` null.
     """
 

@@ -68,6 +68,8 @@ class Workload(Protocol):
 
     name: str
     summary: str
+    resumes: bool
+    """Whether it writes checkpoints that a killed run can be gone on with from."""
 
     def preset(self, preset: str) -> Any:
         """The frozen settings dataclass of a preset."""

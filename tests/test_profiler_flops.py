@@ -15,7 +15,8 @@ from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from profiler.measure.flop_formulas import _LACKING, _REFUSED, operator_bytes, operator_flops, why_uncounted
 from profiler.measure.flops import FlopCount
-from workloads.transformer import Transformer, TransformerConfig, model_flops_per_token
+from workloads.transformer import Transformer
+from workloads.transformer_config import TransformerConfig, model_flops_per_token
 
 aten = torch.ops.aten
 

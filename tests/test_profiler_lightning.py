@@ -24,6 +24,7 @@ from profiler import EfficiencyMonitor, RunFacts, open_run, summarize
 from profiler.errors import InvalidValueError
 from profiler.integrations import lightning as bridge
 from profiler.integrations import lightning_hooks as hooks
+from profiler.integrations import opening
 from profiler.measure.recorder import Recorder
 from profiler.measure.work import WorkCounter
 from profiler.store.runs import scan_runs
@@ -323,6 +324,11 @@ BRIDGES = (
 )
 
 
+def _called_from(name: str) -> Any:
+    """The module of the integration that calls it."""
+    return next(m for m in (opening, bridge, hooks) if name in vars(m))
+
+
 @pytest.mark.parametrize("where", BRIDGES)
 def test_our_own_faults_never_reach_the_training(
     where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
@@ -333,9 +339,7 @@ def test_our_own_faults_never_reach_the_training(
         raise RuntimeError(f"{where} is broken")
 
     monitor = EfficiencyMonitor(tmp_path)
-    monkeypatch.setattr(
-        hooks if where in vars(hooks) and where not in vars(bridge) else bridge, where, broken
-    )
+    monkeypatch.setattr(_called_from(where), where, broken)
     with_us, _ = train("mlp", [monitor], log_every_n_steps=2)
     assert all(torch.equal(with_us[name], value) for name, value in without.items())
     said = [record.getMessage() for record in caplog.records if record.name == "joulescale"]

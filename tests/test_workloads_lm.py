@@ -20,7 +20,8 @@ import torch
 
 from profiler.errors import InvalidValueError, UnknownNameError
 from profiler.workload import RunRequest, apply_settings, load_workload
-from workloads.lm import WORKLOAD, choose_accelerator
+from workloads.device import choose_accelerator
+from workloads.lm import WORKLOAD
 from workloads.lm_settings import LMSettings
 from workloads.lm_training import LMModule, fit, mean_and_half_width
 from workloads.progress import FD_VARIABLE, JsonLines, ProgressCallback, TerminalBar, choose_display
@@ -223,7 +224,7 @@ def test_the_gpu_preset_without_a_gpu_is_refused_before_anything_is_written(tmp_
     with pytest.raises(InvalidValueError, match=message):
         WORKLOAD.train(request_of(WORKLOAD.preset("gpu"), tmp_path / "runs"))
     assert not (tmp_path / "runs").exists()
-    assert choose_accelerator(dataclasses.replace(TINY, accelerator="auto")) == "cpu"
+    assert choose_accelerator("auto") == "cpu"
 
 
 def test_train_leaves_a_run_with_its_points(

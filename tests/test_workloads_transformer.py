@@ -12,13 +12,13 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from profiler.errors import InvalidValueError
-from workloads.transformer import (
-    Transformer,
+from workloads.kv_cache import KeyValueCache
+from workloads.transformer import Transformer, rotary_table, rotate
+from workloads.transformer_config import (
     TransformerConfig,
+    model_flops_per_sequence,
     model_flops_per_token,
     num_params,
-    rotary_table,
-    rotate,
 )
 
 SHAPES = [
@@ -49,6 +49,78 @@ def test_flops_formula_agrees_with_the_flop_counter(shape: dict[str, int]) -> No
     assert counter.get_total_flops() == pytest.approx(
         model_flops_per_token(config) * tokens.numel(), rel=0.01
     )
+
+
+KINDS: list[dict[str, Any]] = [
+    {},
+    {"positions": "learned", "activation": "relu", "is_normed": False},
+    {"positions": "none", "is_causal": False},
+    {"has_mlp": False},
+]
+
+
+def stirred(config: TransformerConfig) -> Transformer:
+    """A model without the zeros of a fresh one, which would hide what is wrong."""
+    torch.manual_seed(0)
+    model = Transformer(config)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    return model
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("last", [None, 1, 3])
+def test_flops_of_a_sequence_agree_with_the_flop_counter(kind: dict[str, Any], last: int | None) -> None:
+    config = TransformerConfig(**{**SHAPES[1], **kind}, vocab_size=60)
+    model, tokens = stirred(config), torch.randint(60, (4, 20))
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        model(tokens, last=last).square().sum().backward()
+    assert counter.get_total_flops() == pytest.approx(
+        4 * model_flops_per_sequence(config, 20, last), rel=0.01
+    )
+
+
+def test_flops_of_a_full_sequence_are_those_of_its_tokens() -> None:
+    config, _ = make(SHAPES[1])
+    assert model_flops_per_sequence(config, 128) == 128 * model_flops_per_token(config)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("last", [1, 3])
+def test_the_last_logits_are_those_of_the_whole(kind: dict[str, Any], last: int) -> None:
+    config = TransformerConfig(**{**SHAPES[1], **kind}, vocab_size=60)
+    model, tokens = stirred(config), torch.randint(60, (4, 20))
+    assert torch.allclose(model(tokens, last=last), model(tokens)[:, -last:], atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind.get("is_causal", True)])
+@pytest.mark.parametrize("chunk", [1, 4])
+def test_a_cache_gives_the_logits_of_one_pass(kind: dict[str, Any], chunk: int) -> None:
+    config = TransformerConfig(**{**SHAPES[1], **kind}, vocab_size=60)
+    model, tokens = stirred(config), torch.randint(60, (4, 20))
+    cache = KeyValueCache(config.n_layer)
+    pieces = [model(piece, cache=cache) for piece in tokens.split(chunk, dim=1)]
+    assert torch.allclose(torch.cat(pieces, dim=1), model(tokens), atol=1e-5)
+    assert cache.time == 20
+    assert cache.nbytes == 2 * config.n_layer * 4 * 20 * config.d_model * 4
+    cache.keep(torch.tensor([0, 18, 19]))
+    assert cache.time == 3
+
+
+def test_weights_of_attention_are_those_that_mix() -> None:
+    config = TransformerConfig(**SHAPES[1], vocab_size=60)
+    model, tokens = stirred(config), torch.randint(60, (4, 20))
+    x, attention = model.stream(tokens, blocks=0), model.blocks[0].attention
+    rotation = model._rotation(20)
+    mixed = attention.weights(x, rotation) @ attention.heads(x)[2]
+    assert torch.allclose(attention.out(mixed.transpose(1, 2).flatten(-2)), attention(x, rotation), atol=1e-5)
+
+
+def test_a_stream_can_be_cut_after_any_block() -> None:
+    config = TransformerConfig(**SHAPES[1], vocab_size=60)
+    model, tokens = stirred(config), torch.randint(60, (4, 20))
+    x = model.stream(tokens, blocks=2)
+    assert torch.allclose(model.logits(model.through(x, blocks=slice(2, None))), model(tokens), atol=1e-5)
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -13,7 +13,6 @@ The variable is read when torch is imported, so nothing in this file could set i
 from __future__ import annotations
 
 import dataclasses
-import os
 import platform
 import sys
 from collections.abc import Mapping, Sequence
@@ -27,9 +26,11 @@ from profiler.integrations.lightning import EfficiencyMonitor, RunFacts
 from profiler.workload import RunRequest, check_preset
 from workloads.checkpoints import Checkpoints, last_checkpoint, remove_checkpoints
 from workloads.corpus import Corpus, load_corpus, repetition
+from workloads.device import choose_accelerator
+from workloads.experiment import spinning_note
 from workloads.lm_settings import PRESETS, WIDTHS, LMSettings
 from workloads.lm_training import fit
-from workloads.transformer import FLOPS_CONVENTION, FLOPS_FORMULA, model_flops_per_token, num_params
+from workloads.transformer_config import FLOPS_CONVENTION, FLOPS_FORMULA, model_flops_per_token, num_params
 
 BYTES_PER_PARAM = 16
 """Weight, gradient and two moments of AdamW, each in fp32."""
@@ -39,6 +40,7 @@ class LMWorkload:
     """The workload as `joulescale run lm` and `joulescale sweep lm` see it."""
 
     name = "lm"
+    resumes = True
     summary = "Byte-level language models over widths and token budgets: the scaling sweep."
 
     def preset(self, preset: str) -> LMSettings:
@@ -59,7 +61,7 @@ class LMWorkload:
 
     def check(self, settings: LMSettings) -> None:
         """Refuse a GPU that is not here, and a model that its memory cannot hold."""
-        _check_memory(settings, choose_accelerator(settings))
+        _check_memory(settings, choose_accelerator(settings.accelerator))
 
     def cost(self, settings: LMSettings) -> float:
         """Time relative to other settings, by what was measured on two cores: N^0.435 D^0.934."""
@@ -69,7 +71,7 @@ class LMWorkload:
     def train(self, request: RunRequest) -> Path:
         """Train one width to all its budgets under the monitor; return the run's folder."""
         settings: LMSettings = request.settings
-        accelerator = choose_accelerator(settings)
+        accelerator = choose_accelerator(settings.accelerator)
         corpus = self.corpus(settings)
         facts = _facts(request, corpus, _notes(settings, corpus, accelerator))
         if "data" in facts.notes:
@@ -125,21 +127,6 @@ def _check_memory(settings: LMSettings, accelerator: str) -> None:
         )
 
 
-def choose_accelerator(settings: LMSettings) -> str:
-    """The accelerator to train on: "cpu" or "cuda".
-
-    Raises:
-        InvalidValueError: A GPU is asked for, and there is none.
-    """
-    has_cuda = torch.cuda.is_available()
-    if settings.accelerator == "cuda" and not has_cuda:
-        raise InvalidValueError(
-            "accelerator = 'cuda', but torch finds no CUDA device here, so the run was not started. "
-            "Use '--preset cpu' or '--set accelerator=cpu', or start it on a machine with an NVIDIA GPU."
-        )
-    return "cuda" if has_cuda and settings.accelerator != "cpu" else "cpu"
-
-
 def _identity(settings: LMSettings, corpus: Corpus) -> dict[str, str]:
     identity = {"data_sha256": corpus.sha256, "torch": torch.__version__}
     if settings.data is None:  # said beside the hash because it explains why the hash differs
@@ -173,13 +160,7 @@ def _facts(request: RunRequest, corpus: Corpus, notes: Mapping[str, str]) -> Run
 
 def _notes(settings: LMSettings, corpus: Corpus, accelerator: str) -> dict[str, str]:
     """What somebody who reads the numbers later should know, by topic."""
-    notes = {"data": repetition(corpus, settings.token_budgets[-1])}
-    policy = os.environ.get("OMP_WAIT_POLICY")
-    if accelerator == "cpu" and (policy or "").upper() != "PASSIVE":
-        notes["omp_wait_policy"] = (
-            f"OMP_WAIT_POLICY was {policy or 'unset'}, not PASSIVE: threads may have spun at barriers, which "
-            "costs CPU time and energy for no work. Start the run with the joulescale command, or set it."
-        )
+    notes = {"data": repetition(corpus, settings.token_budgets[-1]), **spinning_note(accelerator)}
     segments = settings.schedule().segments
     branch = next(segment.first_position for segment in segments if segment.kind == "cooldown")
     if settings.warmup_steps > branch:

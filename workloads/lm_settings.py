@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from profiler.errors import InvalidValueError
+from workloads.device import Accelerator
 from workloads.schedule import Schedule, make_schedule
-from workloads.transformer import TransformerConfig
+from workloads.transformer_config import TransformerConfig
 
 Precision = Literal["32-true", "bf16-mixed"]
-Accelerator = Literal["cpu", "cuda", "auto"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,10 +23,12 @@ from torch.utils.data import DataLoader, Dataset
 
 from workloads.checkpoints import Checkpoints, StepsFrom
 from workloads.corpus import Corpus
+from workloads.device import threads
 from workloads.lm_settings import LMSettings
 from workloads.progress import ProgressCallback, choose_display
 from workloads.schedule import Schedule, Segment
-from workloads.transformer import Transformer, model_flops_per_token, num_params
+from workloads.transformer import Transformer
+from workloads.transformer_config import model_flops_per_token, num_params
 
 Batch = Sequence[Tensor]
 
@@ -321,7 +323,7 @@ def fit(
         shown = ProgressCallback(display, steps=schedule.num_steps, tokens_per_step=settings.tokens_per_step)
         callbacks = [*callbacks, shown]
     batches = ScheduledBatches(corpus, schedule, settings, seed=seed)
-    with _quiet_lightning(), _threads(settings.threads):
+    with _quiet_lightning(), threads(settings.threads):
         trainer = L.Trainer(
             accelerator=accelerator,
             devices=1,
@@ -353,13 +355,3 @@ def _quiet_lightning() -> Iterator[None]:
         finally:
             for logger, level in zip(loggers, levels, strict=True):
                 logger.setLevel(level)
-
-
-@contextmanager
-def _threads(threads: int | None) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

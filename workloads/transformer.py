@@ -1,7 +1,8 @@
-"""A decoder-only transformer in one file, with its parameters and FLOPs known in closed form.
+"""A transformer in one file; its parameters and FLOPs are known in closed form (`transformer_config.py`).
 
 The shape is the one that scaling-law studies share: RMSNorm before each block, rotary positions, causal
-attention, a GELU MLP of four times the width, no biases, and a head that is not tied to the embedding. Two
+attention, a GELU MLP of four times the width, no biases, and a head that is not tied to the embedding. What papers
+of single phenomena have otherwise (learned positions, ReLU, no norm, no MLP) is a setting of the configuration. Two
 things are left out on purpose. The norms have no gains and there is no dropout, so that every parameter
 outside the embedding enters exactly one matrix product per token, and C = 6 N D counts them exactly.
 """
@@ -9,89 +10,16 @@ outside the embedding enters exactly one matrix product per token, and C = 6 N D
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from profiler.errors import InvalidValueError
+from workloads.kv_cache import KeyValueCache, LayerCache
+from workloads.transformer_config import TransformerConfig
 
-FLOPS_FORMULA = "tokens x (6 N + 12 n_layer d_model seq_len); N without embedding; attention in full"
-FLOPS_CONVENTION = (
-    "multiply-add = 2; matrix products and attention of forward and backward; causal attention in full; no"
-    " recomputation, embedding look-up, element-wise work or optimizer"
-)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TransformerConfig:
-    """The shape of a model.
-
-    Attributes:
-        d_model: Width of the residual stream.
-        n_layer: Number of blocks.
-        head_dim: Width of one attention head; d_model / head_dim heads. Even, for the rotation.
-        seq_len: Longest sequence, in tokens; attention looks back over all of it.
-        vocab_size: Number of token ids, the beginning-of-sequence id included.
-    """
-
-    d_model: int
-    n_layer: int
-    head_dim: int
-    seq_len: int
-    vocab_size: int
-
-    def __post_init__(self) -> None:
-        for name in ("d_model", "n_layer", "head_dim", "seq_len", "vocab_size"):
-            if getattr(self, name) < 1:
-                raise InvalidValueError(f"{name} = {getattr(self, name)} is not positive. Give it 1 or more.")
-        if self.head_dim % 2:
-            raise InvalidValueError(
-                f"head_dim = {self.head_dim} is odd, and rotary positions turn pairs. Give an even head_dim."
-            )
-        if self.d_model % self.head_dim:
-            raise InvalidValueError(
-                f"d_model = {self.d_model} cannot be cut into heads of head_dim = {self.head_dim}. "
-                f"Give a multiple of {self.head_dim}."
-            )
-
-    @property
-    def n_head(self) -> int:
-        """Number of attention heads."""
-        return self.d_model // self.head_dim
-
-
-def num_params(config: TransformerConfig) -> int:
-    """N: the parameters that enter a matrix product for each token.
-
-    A block holds 4 d^2 in attention (query, key, value, output) and 8 d^2 in its MLP; the head holds d x V.
-    The embedding is not counted: it is looked up, not multiplied. The head is, because it is multiplied; at
-    byte vocabulary it is as large as the blocks of a narrow model, and leaving it out would bend every fit.
-
-    Source: Kaplan et al. 2020 (arXiv 2001.08361), section 2.1, N = 12 n_layer d^2, with the head added.
-
-    >>> num_params(TransformerConfig(d_model=16, n_layer=2, head_dim=16, seq_len=128, vocab_size=257))
-    10256
-    """
-    return 12 * config.n_layer * config.d_model**2 + config.vocab_size * config.d_model
-
-
-def model_flops_per_token(config: TransformerConfig) -> float:
-    """FLOPs of the forward and backward pass for each token of a full sequence; a multiply-add is 2.
-
-    6 N for the matrices (2 forward, 4 backward) and 12 n_layer d_model seq_len for the two products of
-    attention, scores and values. Causal attention is counted IN FULL, as if no score were masked: that is the
-    convention of the PaLM appendix and of `torch.utils.flop_counter`, so MFU compares with both; a kernel
-    that skips the masked half can therefore seem up to twice as fast at attention as it is.
-
-    Not counted: embedding look-up, norms, rotations, softmax, GELU, loss, optimizer (each O(d) or O(V) a
-    token, together about 1 %), and the scores that flash attention computes again in its backward pass.
-
-    Source: Chowdhery et al. 2022 (PaLM, arXiv 2204.02311), appendix B; Kaplan et al. 2020, table 1.
-    """
-    attention = 12 * config.n_layer * config.d_model * config.seq_len
-    return float(6 * num_params(config) + attention)
+Rotation = tuple[Tensor, Tensor]
+"""Cosine and sine by position, each of shape (time, head_dim / 2)."""
 
 
 class Transformer(nn.Module):
@@ -101,33 +29,84 @@ class Transformer(nn.Module):
         super().__init__()
         self.config = config
         self.embedding = nn.Embedding(config.vocab_size, config.d_model)
+        learned = config.positions == "learned"
+        self.places = nn.Embedding(config.seq_len, config.d_model) if learned else None
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
         self.head = nn.Linear(config.d_model, config.vocab_size, bias=False)
-        cos, sin = rotary_table(config.seq_len, config.head_dim)
-        self.register_buffer("cos", cos, persistent=False)
-        self.register_buffer("sin", sin, persistent=False)
+        if config.positions == "rotary":
+            cos, sin = rotary_table(config.seq_len, config.head_dim)
+            self.register_buffer("cos", cos, persistent=False)
+            self.register_buffer("sin", sin, persistent=False)
         self.apply(_init_weights)
         for module in self.modules():
             if isinstance(module, Attention | MLP):
                 # Each block starts as the identity, so that depth does not change the scale of the stream.
                 nn.init.zeros_(module.out.weight)
 
-    def forward(self, tokens: Tensor) -> Tensor:
+    def forward(
+        self,
+        tokens: Tensor,
+        places: Tensor | None = None,
+        cache: KeyValueCache | None = None,
+        *,
+        last: int | None = None,
+    ) -> Tensor:
         """Logits of the next token at each position.
 
         Args:
             tokens: Ids, int64 of shape (batch, time), time at most seq_len.
+            places: The place of each token where it is not its index, int64 of shape (time,) or (batch, time); for
+                learned positions.
+            cache: Keys and values of the tokens before these, to which those of these are added; None: there are none.
+            last: At how many of the last positions logits are wanted; the last block does no more. None: at all.
 
         Returns:
-            Logits of shape (batch, time, vocab_size).
+            Logits of shape (batch, time or last, vocab_size).
         """
-        time = tokens.shape[1]
-        cos, sin = self.get_buffer("cos")[:time], self.get_buffer("sin")[:time]
-        x = rms_norm(self.embedding(tokens))
-        for block in self.blocks:
-            x = block(x, cos, sin)
-        logits: Tensor = self.head(rms_norm(x))
+        return self.logits(self.stream(tokens, places, cache, last=last))
+
+    def stream(
+        self,
+        tokens: Tensor,
+        places: Tensor | None = None,
+        cache: KeyValueCache | None = None,
+        *,
+        blocks: int | None = None,
+        last: int | None = None,
+    ) -> Tensor:
+        """The residual stream after the first `blocks` blocks, or after all, of shape (batch, time, d_model)."""
+        before = cache.time if cache else 0
+        x = self.embedding(tokens)
+        if self.places is not None:
+            indices = torch.arange(before, before + tokens.shape[1], device=tokens.device)
+            x = x + self.places(indices if places is None else places)
+        return self.through(norm(self.config, x), cache, blocks=slice(0, blocks), last=last)
+
+    def through(
+        self,
+        x: Tensor,
+        cache: KeyValueCache | None = None,
+        *,
+        blocks: slice = slice(None),
+        last: int | None = None,
+    ) -> Tensor:
+        """What some of the blocks make of a stream; of its last positions only, if that is all that is wanted."""
+        rotation = self._rotation(x.shape[1] + (cache.time if cache else 0))
+        numbers = range(self.config.n_layer)[blocks]
+        for number in numbers:
+            wanted = last if number == numbers[-1] else None
+            x = self.blocks[number](x, rotation, cache.of_layer(number) if cache else None, wanted)
+        return x
+
+    def logits(self, x: Tensor) -> Tensor:
+        """What the head reads from a stream, of shape (batch, time, vocab_size)."""
+        logits: Tensor = self.head(norm(self.config, x))
         return logits
+
+    def _rotation(self, time: int) -> Rotation | None:
+        if self.config.positions != "rotary":
+            return None
+        return self.get_buffer("cos")[:time], self.get_buffer("sin")[:time]
 
 
 class Block(nn.Module):
@@ -135,46 +114,103 @@ class Block(nn.Module):
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
+        self.config = config
         self.attention = Attention(config)
-        self.mlp = MLP(config)
+        self.mlp = MLP(config) if config.has_mlp else None
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        """Map the stream, (batch, time, d_model), to itself."""
-        x = x + self.attention(rms_norm(x), cos, sin)
-        out: Tensor = x + self.mlp(rms_norm(x))
-        return out
+    def forward(
+        self,
+        x: Tensor,
+        rotation: Rotation | None = None,
+        cache: LayerCache | None = None,
+        last: int | None = None,
+    ) -> Tensor:
+        """Map the stream, (batch, time, d_model), to itself, or to its `last` positions."""
+        mixed = self.attention(norm(self.config, x), rotation, cache, last)
+        x = x[:, -mixed.shape[1] :] + mixed
+        return x if self.mlp is None else x + self.mlp(norm(self.config, x))
 
 
 class Attention(nn.Module):
-    """Causal self-attention with rotary positions."""
+    """Self-attention over what a position may see."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
-        self.head_dim = config.head_dim
+        self.head_dim, self.is_causal = config.head_dim, config.is_causal
         self.qkv = nn.Linear(config.d_model, 3 * config.d_model, bias=False)
         self.out = nn.Linear(config.d_model, config.d_model, bias=False)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        """Mix positions of (batch, time, d_model); position t sees 0..t."""
-        heads = self.qkv(x).unflatten(-1, (3, -1, self.head_dim))  # (batch, time, 3, head, head_dim)
-        q, k, v = heads.permute(2, 0, 3, 1, 4)  # each (batch, head, time, head_dim)
-        mixed = F.scaled_dot_product_attention(rotate(q, cos, sin), rotate(k, cos, sin), v, is_causal=True)
+    def forward(
+        self,
+        x: Tensor,
+        rotation: Rotation | None = None,
+        cache: LayerCache | None = None,
+        last: int | None = None,
+    ) -> Tensor:
+        """Mix positions of (batch, time, d_model); causally, position t sees the cache and 0..t.
+
+        With `last`, only that many of the last positions ask, and the result is of these.
+        """
+        q, k, v = self.heads(x, last)
+        new = q.shape[2]
+        if cache is not None:
+            k, v = cache.extend(k, v)
+        if rotation is not None:
+            cos, sin = rotation
+            q, k = rotate(q, cos[-new:], sin[-new:]), rotate(k, cos, sin)
+        mixed = self._mix(q, k, v)
         out: Tensor = self.out(mixed.transpose(1, 2).flatten(-2))
         return out
 
+    def heads(self, x: Tensor, last: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries (of the last positions), keys and values, each (batch, head, time, head_dim), not yet turned."""
+        if last is None:
+            q, k, v = self.qkv(x).unflatten(-1, (3, -1, self.head_dim)).permute(2, 0, 3, 1, 4)
+            return q, k, v
+        of_q, of_kv = torch.split(self.qkv.weight, [x.shape[-1], 2 * x.shape[-1]])
+        q = torch.unflatten(F.linear(x[:, -last:], of_q), -1, (-1, self.head_dim)).transpose(1, 2)
+        k, v = torch.unflatten(F.linear(x, of_kv), -1, (2, -1, self.head_dim)).permute(2, 0, 3, 1, 4)
+        return q, k, v
+
+    def weights(self, x: Tensor, rotation: Rotation | None = None) -> Tensor:
+        """What each position attends to, of shape (batch, head, time, time): rows sum to 1."""
+        q, k, _ = self.heads(x)
+        if rotation is not None:
+            q, k = rotate(q, *rotation), rotate(k, *rotation)
+        scores = q @ k.transpose(-1, -2) / math.sqrt(self.head_dim)
+        if self.is_causal:
+            hidden = torch.ones(scores.shape[-2:], dtype=torch.bool, device=x.device).triu(1)
+            scores = scores.masked_fill(hidden, -math.inf)
+        return scores.softmax(dim=-1)
+
+    def _mix(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        new, seen = q.shape[2], k.shape[2]
+        if not self.is_causal or new == 1 < seen:
+            return F.scaled_dot_product_attention(q, k, v)
+        if new == seen:
+            return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        visible = torch.ones(new, seen, dtype=torch.bool, device=q.device).tril(seen - new)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=visible)
+
 
 class MLP(nn.Module):
-    """Two matrices with a GELU between them."""
+    """Two matrices with a non-linearity between them."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
+        self.activation = F.gelu if config.activation == "gelu" else F.relu
         self.up = nn.Linear(config.d_model, 4 * config.d_model, bias=False)
         self.out = nn.Linear(4 * config.d_model, config.d_model, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map each position of (batch, time, d_model) on its own."""
-        out: Tensor = self.out(F.gelu(self.up(x)))
+        out: Tensor = self.out(self.activation(self.up(x)))
         return out
+
+
+def norm(config: TransformerConfig, x: Tensor) -> Tensor:
+    """`rms_norm`, for models that have norms."""
+    return rms_norm(x) if config.is_normed else x
 
 
 def rms_norm(x: Tensor) -> Tensor:

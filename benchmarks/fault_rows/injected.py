@@ -40,6 +40,7 @@ REMOVERS = (
     "lightning:EfficiencyMonitor.on_exception",
     "lightning_checkpoint:time_checkpoints.unwrap",
     "lightning_fetch:silence_fetches",
+    "opening:close_all",
     "compiled:CompiledCount.stop",
     "compiled:CompiledCount._watch.restore",
     "flops:FlopCount.stop",

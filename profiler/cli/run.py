@@ -110,11 +110,11 @@ def run(
     try:
         run_dir = found.train(request)
     except KeyboardInterrupt:
-        typer.echo(
-            f"\ninterrupted; what was recorded is kept: joulescale show {name or 'latest'} --runs-dir {runs_dir}\n"
-            f"go on with it: joulescale run {workload} --resume {name or 'latest'} --runs-dir {runs_dir}",
-            err=True,
+        kept = f"\ninterrupted; what was recorded is kept: joulescale show {name or 'latest'} --runs-dir {runs_dir}"
+        go_on = (
+            f"\ngo on with it: joulescale run {workload} --resume {name or 'latest'} --runs-dir {runs_dir}"
         )
+        typer.echo(kept + (go_on if found.resumes else ""), err=True)
         raise typer.Exit(130) from None
     if source is not None:
         replace_factors(run_dir, ask_live(source, factors, open_run(runs_dir, run_dir.name)))

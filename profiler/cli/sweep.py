@@ -124,7 +124,11 @@ def _run_all(
                 "message": None,
             }
             if stored is None:
-                begun = _newest(point, identities[id(point)], runs, ("interrupted", "lost"))
+                begun = (
+                    _newest(point, identities[id(point)], runs, ("interrupted", "lost"))
+                    if workload.resumes
+                    else None
+                )
                 resume = begun.run_id if begun else None
                 result |= _outcome(dataclasses.replace(point, resume=resume), runs_dir, progress)
             progress.say(point.label, result)

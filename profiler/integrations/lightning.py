@@ -14,9 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import lightning.pytorch as pl
-import torch
 
-from profiler.carbon.factors import CarbonFactors
 from profiler.errors import InvalidValueError, UnknownNameError
 from profiler.integrations.arguments import (
     checked_function,
@@ -25,15 +23,10 @@ from profiler.integrations.arguments import (
     checked_peak,
     checked_runs_dir,
 )
-from profiler.integrations.codecarbon import CodecarbonTracker, check_second_opinion
+from profiler.integrations.codecarbon import check_second_opinion
 from profiler.integrations.lightning_checkpoint import time_checkpoints
 from profiler.integrations.lightning_facts import (
-    SlowMemory,
-    find_peak,
     full_batch,
-    gpu_wish,
-    phase_clock,
-    phase_note,
     place_of,
     with_params,
 )
@@ -41,12 +34,12 @@ from profiler.integrations.lightning_fetch import silence_fetches
 from profiler.integrations.lightning_hooks import StepHooks
 from profiler.integrations.lightning_resume import is_fitting, read_point, steps_since, write_point
 from profiler.integrations.lightning_step import NEVER_SEEN, OpenStep
+from profiler.integrations.opening import Ends, close_all, country_of, measure_around, open_session
 from profiler.measure.attempt import ResumePoint
 from profiler.measure.guard import Guard, guarded
-from profiler.measure.idle import checked_idle_s, record_idle
+from profiler.measure.idle import checked_idle_s
 from profiler.measure.lifetime import at_exit, forget_in_children
-from profiler.measure.probes import NO_PROBES, OpenProbes, open_probes
-from profiler.measure.ranks import GpuChoice, Place
+from profiler.measure.ranks import GpuChoice
 from profiler.measure.session import RunFacts, Session
 from profiler.measure.work import WorkCounter
 from profiler.records import RUN_PHASES, STEP_PHASES, Phase
@@ -117,7 +110,7 @@ class EfficiencyMonitor(StepHooks):
     def _reset(self) -> None:
         self._session: Session | None = None
         self._work_counter: WorkCounter | None = None
-        self._ends: list[tuple[str, Callable[[], None]]] = []  # what is open: its part, and how to close it
+        self._ends: Ends = []  # what is open: its part, and how to close it
         self._status = "finished"
         self._open_step = OpenStep()
         self._resumed: ResumePoint | None = None
@@ -238,45 +231,38 @@ class EfficiencyMonitor(StepHooks):
             self._open(trainer, pl_module)
 
     def _open(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        part, device = self._guard.call, trainer.strategy.root_device
-        place = place_of(trainer)
-        known = part("the peak", find_peak, self._peak, device, trainer.precision, place.world_size)
-        peak, peak_note = known or (None, {})
-        probes = part("the sensors", self._open_probes, place, device) or NO_PROBES
-        self._ends.append(("closing the sensors", probes.close))
+        part, place = self._guard.call, place_of(trainer)
         forget_in_children(self._forget)
         self._ends.append(("forgetting the interpreter's end", at_exit(self._interpreter_ended)))
-        session = Session(
+        session = open_session(
             self.runs_dir,
             part("counting parameters", with_params, self._facts, pl_module) or self._facts,
-            place=place,
-            probes=probes.probes,
             guard=self._guard,
+            ends=self._ends,
+            place=place,
+            device=trainer.strategy.root_device,
+            precision=trainer.precision,
+            gpus=self._gpus,
+            peak=self._peak,
             name=self._name,
             resumed=self._resumed,
-            peak=peak,
-            phases_known=device.type in ("cpu", "cuda"),
-            memory=SlowMemory(device).read,
-            **phase_clock(device),
+            status=lambda: self._status,
         )
-        self._ends.append(("storing at the end", lambda: session.close(self._status)))
         self._ends.append(("the last step", lambda: self._leave(session, self._open_step.number)))
         self._session, self.run_dir = session, session.run_dir
         if self._summary and trainer.is_global_zero:
             self._ends.insert(0, ("the summary", lambda: _print_summary(session.run_dir)))
-        session.notes.update(probes.notes | peak_note | phase_note(device))
         self._work_counter = part("counting work", self._count_work, session, pl_module)
-        if self._idle_s is not None:
-            part("the idle baseline", record_idle, session, self._idle_s)
-        if self._second_opinion and place.local_rank == 0:
-            part("second opinion", self._ask_codecarbon, session)
-        start_s = session.now()
-        self._ends.append(("marking the fit", lambda: _mark_fit(session, start_s)))
+        measure_around(
+            session,
+            guard=self._guard,
+            ends=self._ends,
+            idle_s=self._idle_s,
+            second_opinion=self._second_opinion if place.local_rank == 0 else None,
+            country=country_of(self._facts),
+        )
         part("timing checkpoints", self._time_checkpoints, trainer)
         self._ends.append(("the data fetcher", lambda: silence_fetches(trainer)))
-
-    def _open_probes(self, place: Place, device: torch.device) -> OpenProbes:
-        return open_probes(place, gpu_wish(self._gpus, device))
 
     def _count_work(self, session: Session, pl_module: pl.LightningModule) -> WorkCounter:
         counter = WorkCounter(
@@ -291,11 +277,6 @@ class EfficiencyMonitor(StepHooks):
         self._ends.append(("counting FLOPs at the end", counter.end_count))
         self._store_flops(session, counter)
         return counter
-
-    def _ask_codecarbon(self, session: Session) -> None:
-        opinion = CodecarbonTracker(CarbonFactors.of(self._facts.carbon).country)
-        self._ends.append(("ending the second opinion", opinion.close))
-        self._ends.append(("second opinion", lambda: _hear(session, opinion)))
 
     def _time_checkpoints(self, trainer: pl.Trainer) -> None:
         self._ends.append(("the trainer's save_checkpoint", time_checkpoints(trainer, self.phase)))
@@ -379,25 +360,8 @@ class EfficiencyMonitor(StepHooks):
         self._guard.call("closing the record", self._close)
 
     def _close(self) -> None:
-        """Close what is open, the last first. After a Ctrl-C in here the next call goes on with the rest."""
-        while self._ends:
-            part, end = self._ends[-1]
-            self._guard.call(part, end)
-            self._ends.remove((part, end))
+        close_all(self._ends, self._guard)
         self._reset()
-
-
-def _mark_fit(session: Session, start_s: float) -> None:
-    session.recorder.enter(None)
-    session.recorder.mark("fit", start_s, session.now())
-
-
-def _hear(session: Session, opinion: CodecarbonTracker) -> None:
-    """Store what a second opinion says, over the seconds that it is of."""
-    session.sample()
-    end_s = session.now()
-    said = opinion.stop()
-    session.recorder.mark("second_opinion", end_s - float(said["duration_s"]), end_s, said)
 
 
 def _print_summary(run_dir: Path) -> None:

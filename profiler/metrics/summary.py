@@ -17,6 +17,7 @@ from profiler.metrics.components import energy_summary
 from profiler.metrics.devices import device_curves, fit_windows
 from profiler.metrics.efficiency import efficiency, step_totals, throughput
 from profiler.metrics.kept import kept_steps, missing_steps
+from profiler.metrics.phenomena import phenomenon
 from profiler.metrics.ranks import beside_each_other, merged_notes
 from profiler.metrics.reasons import explain
 from profiler.metrics.roofline import measured_traffic
@@ -94,7 +95,7 @@ def summarize(
         "throttling": throttling(processes),
         "carbon": emitted,
         "second_opinions": second_opinions(processes, curves, chosen),
-        "phenomenon": None,
+        "phenomenon": phenomenon(run, curves) if "marks" not in run.incomplete else None,
     }
     summary["verdict"] = verdict(run, summary) if not run.incomplete else None
     stored = {

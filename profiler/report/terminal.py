@@ -32,6 +32,7 @@ from profiler.report.facts import (
     work_text,
 )
 from profiler.report.notes import Notes, grouped_notes
+from profiler.report.phenomenon_rows import phenomenon_rows
 from profiler.report.quantity import UNKNOWN, format_quantity
 from profiler.report.ranks import WAITED, rank_rows, slowest_text
 from profiler.report.tables import new_table, overview_table, points_table
@@ -61,6 +62,7 @@ def run_table(summary: Mapping[str, Any]) -> RenderableType:
         *attempt_rows(summary),
         _phases(summary),
         *_ranks(summary),
+        *phenomenon_rows(summary),
         _verdict(summary["verdict"]),
         *_notes(grouped_notes(summary)),
     )

@@ -1,0 +1,161 @@
+"""What an experiment showed, and what each part of it cost: read from the marks of its run.
+
+A workload marks each of its trainings as an `arm` with the windows in which it trained, each point of a curve as a
+`curve`, and its verdict as the `phenomenon`. Joules are those of windows, as everywhere: an arm is charged with its
+training and not with evaluations; a point with the arm's windows up to it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import polars as pl
+
+from profiler.metrics.carbon import use_of
+from profiler.metrics.devices import DeviceCurve, Windows, device_curves, windows_on
+from profiler.store.manifest import Manifest
+from profiler.store.process import StoredProcess
+from profiler.store.run import StoredRun
+
+NOT_CONCLUDED = "the training did not come to its end"
+
+
+def phenomenon(run: StoredRun, curves: Sequence[DeviceCurve]) -> dict[str, Any] | None:
+    """The verdict of a run with its figures, what was asked, and the joules of its parts; None if nothing was asked.
+
+    Args:
+        run: A stored run.
+        curves: Of its devices.
+    """
+    criterion = run.manifest.identity.get("criterion")
+    leader = _leader(run)
+    if criterion is None or leader is None:
+        return None
+    last: dict[str, Any] = {"outcome": "can't tell", "reason": NOT_CONCLUDED, "figures": {}, "costs": {}}
+    for _, note in _notes(leader, "phenomenon"):
+        last = note
+    return {
+        "criterion": criterion,
+        "outcome": last["outcome"],
+        "reason": last["reason"],
+        "figures": last["figures"],
+        "costs": [
+            {"cost": name, **_price(cost["windows"], leader, curves), "is_bound": cost["is_bound"]}
+            for name, cost in last["costs"].items()
+        ],
+        "arms": [_arm(note, leader, curves) for _, note in _notes(leader, "arm")],
+        "seeds": last.get("seeds"),
+        "shown_in": last.get("shown_in"),
+    }
+
+
+def phenomenon_curves(run: StoredRun) -> dict[str, pl.DataFrame]:
+    """The curves of a run by name: a row a point, in the order in which they came.
+
+    Returns:
+        Frames with `arm`, `time_s`, the values that the experiment gave its points, and what the arm had cost until
+        then: `energy_j`, `plus_minus_j`, `source` (measured or estimated) and `duration_s`; null where the point is of
+        no arm, or of one that did not end.
+    """
+    leader = _leader(run)
+    if leader is None:
+        return {}
+    curves = device_curves(run.processes)
+    trained = {note["arm"]: note["windows"] for _, note in _notes(leader, "arm")}
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for time_s, note in _notes(leader, "curve"):
+        windows = trained.get(note["arm"])
+        price = _UNPRICED if windows is None else _price(_until(time_s, windows), leader, curves)
+        values = {key: value for key, value in note.items() if key not in ("curve", "arm")}
+        rows.setdefault(note["curve"], []).append({"arm": note["arm"], "time_s": time_s, **values, **price})
+    return {name: pl.DataFrame(points, infer_schema_length=None) for name, points in rows.items()}
+
+
+def over_seeds(found: Sequence[tuple[Manifest, Mapping[str, Any]]]) -> list[dict[str, Any]]:
+    """The verdict over the seeds of each experiment, settings and criterion alike.
+
+    Args:
+        found: The manifest and the `phenomenon` of each run.
+
+    Returns:
+        One entry an experiment: `workload`, `preset`, `settings`, `criterion`, `seeds` (those that were run, each
+        once, the newest), `shown`, `asked_seeds`, `shown_in` and `outcome`: "can't tell" where seeds are missing.
+    """
+    groups: dict[str, dict[int | None, tuple[Manifest, Mapping[str, Any]]]] = {}
+    for manifest, one in found:
+        key = json.dumps(
+            [manifest.workload, manifest.preset, manifest.settings, one["criterion"]], default=str
+        )
+        groups.setdefault(key, {})[manifest.seed] = (manifest, one)
+    return [_over_seeds(list(group.values())) for group in groups.values()]
+
+
+def _over_seeds(group: Sequence[tuple[Manifest, Mapping[str, Any]]]) -> dict[str, Any]:
+    manifest, one = group[-1]
+    known = [verdict for _, verdict in group if verdict["shown_in"] is not None]
+    asked = max((verdict["seeds"] for verdict in known), default=None)
+    needed = max((verdict["shown_in"] for verdict in known), default=None)
+    shown = sum(verdict["outcome"] == "shown" for _, verdict in group)
+    refuted = sum(verdict["outcome"] == "not shown" for _, verdict in group)
+    outcome = "can't tell"
+    if asked is None or needed is None:
+        pass
+    elif shown >= needed and len(known) >= asked:
+        outcome = "shown"
+    elif refuted > asked - needed:
+        outcome = "not shown"
+    return {
+        "workload": manifest.workload,
+        "preset": manifest.preset,
+        "settings": manifest.settings,
+        "criterion": one["criterion"],
+        "seeds": sorted(manifest.seed for manifest, _ in group if manifest.seed is not None),
+        "shown": shown,
+        "asked_seeds": asked,
+        "shown_in": needed,
+        "outcome": outcome,
+    }
+
+
+_UNPRICED: Mapping[str, Any] = {
+    "energy_j": None,
+    "plus_minus_j": None,
+    "source": None,
+    "duration_s": None,
+}
+
+
+def _arm(note: Mapping[str, Any], leader: StoredProcess, curves: Sequence[DeviceCurve]) -> dict[str, Any]:
+    facts = {key: value for key, value in note.items() if key not in ("arm", "windows")}
+    return {"arm": note["arm"], **_price(note["windows"], leader, curves), "facts": facts}
+
+
+def _price(windows: Windows, leader: StoredProcess, curves: Sequence[DeviceCurve]) -> dict[str, Any]:
+    """Joules and seconds of windows on rank 0's clock."""
+    spans = [(float(start), float(end)) for start, end in windows]
+    use = use_of(curves, windows_on(spans, leader))
+    return {
+        "energy_j": use.energy_j,
+        "plus_minus_j": use.plus_minus_j,
+        "source": use.source,
+        "duration_s": sum(end - start for start, end in spans),
+    }
+
+
+def _until(time_s: float, windows: Windows) -> Windows:
+    return [(start, min(end, time_s)) for start, end in windows if start < time_s]
+
+
+def _leader(run: StoredRun) -> StoredProcess | None:
+    """Rank 0 of the last attempt, which tells an experiment's marks."""
+    leaders = [process for process in run.processes if process.facts.rank == 0]
+    return max(leaders, key=lambda process: process.facts.attempt, default=None)
+
+
+def _notes(process: StoredProcess, kind: str) -> Iterator[tuple[float, dict[str, Any]]]:
+    """Time and note of each mark of a kind, in order."""
+    marks = process.marks.filter(pl.col("kind") == kind)
+    for start_s, note in marks.select("start_s", "note").rows():
+        yield start_s, json.loads(note)
