@@ -136,6 +136,15 @@ class EfficiencyMonitor(StepHooks):
         """Which start of its run this is; 1 outside of a fit."""
         return self._session.attempt if self._session else 1
 
+    @guarded("the work so far")
+    def model_flops(self) -> float | None:
+        """Of the steps of this fit so far, of this process; None outside of a fit, or if those of a step are unknown.
+
+        Asking makes rows of what was noted, so ask now and then, not in every step. On a GPU the last steps may be
+        missing: those that it has not come to.
+        """
+        return self._session.recorder.model_flops() if self._session else None
+
     @contextmanager
     def phase(self, name: Phase) -> Iterator[None]:
         """Book the time of a block as this phase, not as the one that was open.

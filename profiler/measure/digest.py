@@ -152,6 +152,9 @@ class Digest:
         cpu_known: False where a device tells the times: the host then is in another phase than the device.
         later: Makes a scalar of a loss as it was noted.
         memory: Memory for the step that comes next, if it was read.
+
+    Attributes:
+        model_flops: Of all steps that ended; None once those of one were not known.
     """
 
     def __init__(
@@ -174,6 +177,7 @@ class Digest:
         self._spent = _Spent(self._open)
         self._shares = CpuShares()
         self._waiting: deque[_Ended] = deque()
+        self.model_flops: float | None = 0.0
 
     @property
     def phase(self) -> Phase | None:
@@ -194,6 +198,7 @@ class Digest:
             ended = StepEnd(*instant.ended)
             memory = ended.memory or self._memory() or _NO_MEMORY
             self._waiting.append(_Ended(ended, self._spent, memory))
+            self.model_flops = _sum(self.model_flops, (self._spent.work or Work()).model_flops)
             self._spent = _Spent(instant)
         elif self._open.phase not in STEP_PHASES and not self._spent.has_worked():
             self._spent = _Spent(

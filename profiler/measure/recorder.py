@@ -214,6 +214,11 @@ class Recorder:
                     self._instants.popleft()
             self._digest.emit_arrived()
 
+    def model_flops(self) -> float | None:
+        """Of the steps so far, as far as the device has come; None if those of one are not known. Makes rows."""
+        self.digest()
+        return self._digest.model_flops
+
     def flush(self) -> None:
         """Close the open phase and store the steps that still wait for their loss, with it or without."""
         self.enter(None)
