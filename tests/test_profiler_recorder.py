@@ -239,6 +239,17 @@ def test_work_once_unknown_stays_unknown():
     assert work == Work(samples=9, tokens=None, model_flops=None)
 
 
+def test_model_flops_add_up_while_the_training_goes_on(run: Recording):
+    assert run.recorder.model_flops() == 0.0
+    for number in (1, 2):
+        run.spend("forward", 1.0)
+        run.recorder.end_step(number, Work(model_flops=3.0))
+    assert run.recorder.model_flops() == 6.0
+    run.recorder.end_step(3, Work())
+    run.recorder.end_step(4, Work(model_flops=3.0))
+    assert run.recorder.model_flops() is None
+
+
 def test_what_is_not_finite_in_a_note_is_null_however_deep(run: Recording):
     note = {"loss": math.nan, "windows": [[0.0, math.inf], (1.0, 2.0)], "deep": {"x": -math.inf, "y": "text"}}
     run.recorder.mark("note", 1.0, note=note)

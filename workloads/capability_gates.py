@@ -23,6 +23,10 @@ UNCOUNTED = (
     "FLOPs are not known, so no gate can be due. Put the monitor among the trainer's callbacks; where it cannot count"
     " them, give flops_per_step="
 )
+LEAPT = (
+    "joulescale: step %d went from before gate %d past gate %d: what lies between was not evaluated. Begin with a"
+    " higher first_flops, or train in smaller steps."
+)
 
 logger = logging.getLogger("joulescale")
 
@@ -101,7 +105,7 @@ class CapabilityGates(L.Callback):
         self._guard = Guard()
         self._keeper = Gatekeeper(self._rules)
         self._before, self._flops = 0.0, 0.0  # effective: of earlier attempts, and with what was seen since
-        self._look_at = 0
+        self._step, self._look_at = 0, 0
         self.evaluation_s = 0.0
 
     @property
@@ -116,6 +120,7 @@ class CapabilityGates(L.Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Gates that were passed stay passed in a training that is gone on with."""
+        self._count()
         return {"effective_flops": self._flops, "results": [dataclasses.asdict(one) for one in self.results]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -145,29 +150,35 @@ class CapabilityGates(L.Callback):
         if trainer.global_step >= self._look_at:
             self._look(trainer, pl_module)
 
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Count once more, for a checkpoint that is written afterwards."""
+        self._step = trainer.global_step
+        self._count()
+
     @guarded("capability gates")
     def _look(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        step = trainer.global_step
-        flops = self._effective_flops(step)
-        if flops is None:
+        self._step = step = trainer.global_step
+        if not self._count():
             self._look_at = step + 1
-            self._guard.warn(
-                "capability gates", "FLOPs are not known yet, so no gate can be due; see flops_per_step="
-            )
+            self._guard.warn("capability gates", UNCOUNTED)
             return
-        self._flops = flops
-        if self._keeper.is_due(flops):
+        if self._keeper.is_due(self._flops):
             self._pass(trainer, pl_module, step)
         # Half the way at the pace so far: asking the monitor makes rows, which is not for every step.
-        pace = flops / max(step, 1)
-        self._look_at = step + max(1, int((self._keeper.next_flops - flops) / pace / 2)) if pace else step + 1
+        pace = self._flops / max(step, 1)
+        missing = self._keeper.next_flops - self._flops
+        self._look_at = step + max(1, int(missing / pace / 2)) if pace else step + 1
 
-    def _effective_flops(self, step: int) -> float | None:
+    def _count(self) -> bool:
+        """Bring the effective FLOPs up to date, if they are known."""
         if self._flops_per_step is not None:
-            return self._efficiency * self._flops_per_step * step
-        assert self._monitor is not None
-        counted = self._monitor.model_flops()
-        return None if counted is None else self._before + self._efficiency * counted
+            self._flops = self._efficiency * self._flops_per_step * self._step
+            return True
+        counted = self._monitor.model_flops() if self._monitor else None
+        if counted is None:
+            return False
+        self._flops = self._before + self._efficiency * counted
+        return True
 
     def _pass(self, trainer: L.Trainer, pl_module: L.LightningModule, step: int) -> None:
         begun_s, due = time.monotonic(), self._keeper.next_gate
@@ -176,10 +187,7 @@ class CapabilityGates(L.Callback):
         self.evaluation_s += time.monotonic() - begun_s
         found = self._keeper.enter(step, self._flops, readings)
         if found[0].gate > due:
-            logger.warning(
-                "joulescale: step %d went from before gate %d past gate %d: what lies between was not evaluated. Begin"
-                " with a higher first_flops, or train in smaller steps.", step, due, found[0].gate,
-            )  # fmt: skip
+            logger.warning(LEAPT, step, due, found[0].gate)
         for result in found:
             if self._monitor:
                 note = {"curve": "gates", "arm": None, **dataclasses.asdict(result)}

@@ -221,7 +221,7 @@ def judge(
     }
     errors, unchanged = forecast_errors(results)
     figures: dict[str, Figure] = {
-        f"{skill}: red line crossed at gate": tripped.get(skill) for skill in SKILLS
+        f"{skill}: red line crossed at gate": tripped.get(skill, "none") for skill in SKILLS
     }
     figures |= {f"{one.skill}: accuracy at the end": one.accuracy for one in results if one.gate == last}
     figures |= {
@@ -230,7 +230,7 @@ def judge(
         "forecasts": len(errors),
         "forecast error, median |ln(seen / forecast)|": statistics.median(errors) if errors else None,
         "forecast error, largest": max(errors, default=None),
-        "the same if nothing changed, median": statistics.median(unchanged) if unchanged else None,
+        "error of guessing no change, median": statistics.median(unchanged) if unchanged else None,
         "examinations, share of the time": examined_share,
     }
     return judged(checks, figures, costs)
