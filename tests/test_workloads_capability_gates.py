@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -225,6 +226,7 @@ def test_with_the_monitor_flops_are_counted_and_results_recorded(tmp_path: Path,
     curve = phenomenon_curves(run)["gates"]
     assert curve["state"].to_list() == ["clear", "warn", "trip"]
     assert curve["effective_flops"].to_list() == [256.0, 1024.0, 4096.0]
+    assert curve.select("red_line", "buffer").unique().row(0) == (0.9, 0.5)
     kinds = run.processes[0].marks["kind"].to_list()
     assert kinds.count("validation") == 3
 
@@ -256,6 +258,20 @@ def test_the_monitor_is_asked_now_and_then_and_not_in_every_step(tmp_path: Path)
     assert monitor.asked < 40
     assert monitor.phases == ["validation"] * 4
     assert [note["gate"] for note in monitor.marks] == [0, 1, 2, 3]
+
+
+def test_the_example_in_the_docs_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = Path(__file__).parents[1] / "docs" / "workloads" / "gates.md"
+    (example,) = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    names = {"module": Line(), "data": DataLoader(torch.randn(32, 4), batch_size=4), "exam": Growing()}  # type: ignore[arg-type]
+    exec(example, names)
+    assert sorted(path.name for path in tmp_path.glob("*.ckpt")) == [
+        "gate-0.ckpt",
+        "gate-1.ckpt",
+        "gate-2.ckpt",
+    ]
+    assert names["trainer"].should_stop  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(

@@ -196,6 +196,18 @@ def test_shown_when_skills_cross_the_red_line_one_after_the_other() -> None:
     assert verdict.figures["copy: red line crossed at gate"] == 3
     assert verdict.figures["sort: red line crossed at gate"] == 4
     assert verdict.figures["add: red line crossed at gate"] == "none"
+    assert verdict.figures["red lines crossed straight from clear"] == 0
+
+
+def test_a_skill_that_comes_between_two_gates_was_not_announced() -> None:
+    sudden = {skill: [0, 0, 100, 400, 400] for skill in SKILLS}
+    words = "red lines crossed straight from clear"
+    assert judge(results_of(sudden)).figures[words] == 5
+    assert judge(results_of({**sudden, "copy": [0, 0, 300, 400, 400]})).figures[words] == 4
+
+
+def test_figures_tell_how_good_forecasts_were() -> None:
+    verdict = judge(results_of(STAGGERED), examined_share=0.02)
     assert verdict.figures["forecasts"] == 3 * len(SKILLS)
     assert verdict.figures["largest rise of an accuracy from gate to gate"] == 0.75
     assert verdict.figures["examinations, share of the time"] == 0.02
@@ -264,7 +276,7 @@ def test_a_short_run_claims_nothing_and_stores_everything(run_dir: Path) -> None
 def test_curves_have_the_columns_that_charts_read(run_dir: Path) -> None:
     gates = phenomenon_curves(open_run(run_dir.parent, run_dir.name))["gates"]
     asked = {"gate", "step", "effective_flops", "skill", "accuracy", "low", "high", "cross_entropy", "state"}
-    assert asked | {"forecast_cross_entropy"} <= set(gates.columns)
+    assert asked | {"forecast_cross_entropy", "red_line", "buffer"} <= set(gates.columns)
     assert gates["step"].unique().sort().to_list() == [2, 8, 32]
     per_step = PRESETS["smoke"].flops_per_step
     assert (gates["effective_flops"] / per_step).to_list() == gates["step"].to_list()

@@ -188,9 +188,10 @@ class CapabilityGates(L.Callback):
         found = self._keeper.enter(step, self._flops, readings)
         if found[0].gate > due:
             logger.warning(LEAPT, step, due, found[0].gate)
-        for result in found:
-            if self._monitor:
-                note = {"curve": "gates", "arm": None, **dataclasses.asdict(result)}
+        if self._monitor:
+            lines = {"red_line": self._rules.red_line, "buffer": self._rules.buffer}
+            for result in found:
+                note = {"curve": "gates", "arm": None, **dataclasses.asdict(result), **lines}
                 self._monitor.mark("curve", note=note)
         if self._on_gate:
             self._guard.call("on_gate", self._on_gate, trainer, found)

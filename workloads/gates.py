@@ -192,6 +192,16 @@ def first_trips(results: Sequence[GateResult]) -> dict[str, int]:
     return tripped
 
 
+def unannounced(results: Sequence[GateResult]) -> int:
+    """Skills that crossed the red line with no warning: they were clear, by the buffer, at the gate before."""
+    before: dict[str, str] = {}
+    found = 0
+    for result in results:
+        found += result.state == "trip" and before.get(result.skill) == "clear"
+        before[result.skill] = result.state
+    return found
+
+
 def judge(
     results: Sequence[GateResult],
     *,
@@ -226,6 +236,7 @@ def judge(
     figures |= {f"{one.skill}: accuracy at the end": one.accuracy for one in results if one.gate == last}
     figures |= {
         "gates": last + 1,
+        "red lines crossed straight from clear": unannounced(results),
         "largest rise of an accuracy from gate to gate": largest_rise(results),
         "forecasts": len(errors),
         "forecast error, median |ln(seen / forecast)|": statistics.median(errors) if errors else None,
@@ -267,7 +278,7 @@ def answer(trial: Trial) -> Verdict:
                 readings = examine(model, items)
                 examined.append((begun_s, trial.now()))
             for result in keeper.enter(step, flops, readings):
-                trial.point("gates", **dataclasses.asdict(result))
+                trial.point("gates", **dataclasses.asdict(result), red_line=RED_LINE, buffer=BUFFER)
     tripped = first_trips(keeper.results)
     costs = {
         f"{skill}: until the red line": Cost(
