@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,6 +22,11 @@ from profiler.errors import InvalidValueError
 from profiler.metrics.phenomena import phenomenon_curves
 from workloads.capability_gates import CapabilityGates, Evaluate, evaluating
 from workloads.gatekeeper import GateResult, GateRules, Reading
+from workloads.lm import WORKLOAD as LM
+from workloads.lm_settings import LMSettings
+from workloads.lm_training import LMModule
+from workloads.lm_training import fit as fit_lm
+from workloads.transformer_config import model_flops_per_token
 
 RULES = GateRules(first_flops=100.0)
 STEP = 50.0
@@ -243,6 +249,43 @@ def test_compute_that_the_monitor_counted_goes_on_with_the_training(tmp_path: Pa
     fit(tmp_path, monitor, seen, steps=80, ckpt_path=tmp_path / "forty.ckpt", weights_only=True)
     assert [result.step for result in seen.results] == [4, 16, 64]
     assert seen.state_dict()["effective_flops"] == 80 * 64.0
+
+
+def test_outside_of_a_fit_the_monitor_knows_of_no_flops(tmp_path: Path) -> None:
+    monitor = EfficiencyMonitor(tmp_path / "runs", summary=False)
+    fit(tmp_path, monitor, steps=2)
+    assert monitor.model_flops() is None
+
+
+def test_the_reference_workload_can_be_examined(tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("The quick brown fox jumps over the lazy dog. " * 400)
+    settings = LMSettings(
+        d_model=16,
+        n_layer=1,
+        seq_len=32,
+        batch_size=2,
+        token_budgets=(640,),
+        warmup_steps=4,
+        val_sequences=8,
+        data=str(text),
+    )
+    corpus = LM.corpus(settings)
+
+    def next_byte(module: L.LightningModule) -> Reading:
+        assert isinstance(module, LMModule)
+        (batch,) = corpus.validation_batches(num_sequences=8, batch_size=8, seq_len=32)
+        losses = module.token_losses(batch)
+        return Reading(int((losses < math.log(2)).sum()), losses.numel(), float(losses.mean()))
+
+    monitor = EfficiencyMonitor(tmp_path / "runs", summary=False)
+    a_step = settings.tokens_per_step * model_flops_per_token(settings.config(corpus.vocab_size))
+    rules = GateRules(first_flops=1.9 * a_step)  # the second at 7.6 steps
+    seen = CapabilityGates({"next byte": next_byte}, rules=rules, monitor=monitor)
+    fit_lm(settings, corpus, settings.schedule(), monitor, seed=0, callbacks=[monitor, seen])
+    assert [result.step for result in seen.results] == [2, 8]
+    first, second = seen.results
+    assert second.cross_entropy < first.cross_entropy  # type: ignore[operator]
 
 
 def test_the_monitor_is_asked_now_and_then_and_not_in_every_step(tmp_path: Path) -> None:
