@@ -61,7 +61,7 @@ def test_questions_for_judging_are_never_trained() -> None:
     assert (trained % HELD_OUT != 0).all()
     assert (judged % HELD_OUT == 0).all()
     assert max(trained.max(), judged.max()) < 2**TASK.bits
-    assert len(trained.unique()) > 240
+    assert len(set(trained.tolist())) > 240
 
 
 def test_the_secret_follows_from_the_seed() -> None:
