@@ -6,8 +6,9 @@ on to answer: what it wrote, it now computes inside. A model that never saw the 
 
 Deng, Choi and Shieber 2024 (arXiv 2405.14838, stepwise internalisation) do this with multiplication, GSM8K and a
 pretrained GPT-2. Ours is a small transformer from scratch on sparse parity, whose chain is short and whose questions
-do not run out; a stage ends when it is mastered, not after an epoch. As theirs: tokens go from the left, "=" moves to
-the place of the last one that is gone, a few batches lose more than the stage asks, and the optimizer starts anew.
+do not run out; a stage ends when it is mastered, not after an epoch. As theirs: tokens go from the left, the optimizer
+starts anew, "=" moves to the place of the last one that is gone (an option of their code, keep_position), and some lose
+more than the stage asks: with them examples, with us batches.
 """
 
 from __future__ import annotations
