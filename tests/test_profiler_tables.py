@@ -83,12 +83,19 @@ def test_damage_is_found_without_reading_a_large_table(tmp_path: Path, monkeypat
 @given(
     values=st.lists(st.none() | st.floats(-1e6, 1e6), min_size=1, max_size=60),
     cuts=st.lists(st.integers(0, 60), max_size=4),
+    keys=st.lists(st.sampled_from(["a", "b", None]), min_size=1, max_size=3),
     width_s=st.floats(0.5, 20.0),
 )
-def test_slices_do_not_depend_on_the_pieces(values: list[float | None], cuts: list[int], width_s: float):
+def test_slices_do_not_depend_on_the_pieces(
+    values: list[float | None], cuts: list[int], keys: list[str | None], width_s: float
+):
     rows = pl.DataFrame(
-        {"time_s": [0.7 * i for i in range(len(values))], "key": ["ab"[i % 2] for i in range(len(values))]}
-    ).with_columns(pl.Series("v", values, pl.Float64))
+        {
+            "time_s": [0.7 * i for i in range(len(values))],
+            "key": pl.Series([keys[i % len(keys)] for i in range(len(values))], dtype=pl.String),
+            "v": pl.Series(values, dtype=pl.Float64),
+        }
+    )
     edges = [0, *sorted(cuts), len(rows)]
     pieces = [rows[a:b] for a, b in pairwise(edges)]
     found = in_slices(pieces, width_s, ["v"], ["key"])

@@ -58,7 +58,7 @@ def _summed_up(trials: int, folder: Path) -> Outcome:
     run = make_large_run(folder / "runs", READINGS)
     command = [sys.executable, "-m", "profiler.cli.main", "show", "--json", "--runs-dir", str(run.parent)]
     found = [_timed(command) for _ in range(trials)]
-    failures = [why for one in found for why in _wrong_sums(one, run)]
+    failures = [why for one in found for why in _wrong_sums(one)]
     worst = max(one["bytes"] for one in found)
     return Outcome(
         trials=trials,
@@ -68,9 +68,9 @@ def _summed_up(trials: int, folder: Path) -> Outcome:
     )
 
 
-def _wrong_sums(found: dict[str, Any], run: Path) -> list[str]:
+def _wrong_sums(found: dict[str, Any]) -> list[str]:
     summary = json.loads(found["output"])
-    start_s, end_s, steps = window_of(run)
+    start_s, end_s, steps = window_of(READINGS)
     expected_j = RANKS * float(energy_j(end_s) - energy_j(start_s))
     told_j = summary["energy"]["measured_j"] or 0.0
     wrong = []

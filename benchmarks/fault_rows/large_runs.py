@@ -1,14 +1,15 @@
 """Makes one run of 10^8 rows, and 10,000 small runs, in seconds: by hard links to parts that are written once.
 
 A sealed part is valid wherever it lies, so the ranks of the large run share their parts and differ in their hosts, and
-the small runs share everything but the manifest.
+the small runs share everything but the manifest. Parts of an hour are put together by the writer's own `Merger`: the
+large run lies on disk as one that ended well.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,11 +19,13 @@ import numpy as np
 from profiler.measure.sensors.base import Meter
 from profiler.metrics.entries import entry_of, frame_of
 from profiler.metrics.listing import run_index
-from profiler.records import Mark, Reading, Step
+from profiler.records import Mark, Reading, Row, Step, TableName
+from profiler.store.columns import batch_of
 from profiler.store.folder import writable_runs_dir
 from profiler.store.index import state_of
 from profiler.store.manifest import Manifest, ProcessFile, read_manifest, write_json
-from profiler.store.parts import part_name, write_part
+from profiler.store.merge import Merger
+from profiler.store.parts import part_name, write_batches, write_part
 
 RANKS = 64
 PERIOD_S = 0.1
@@ -52,19 +55,16 @@ def make_large_run(runs_dir: Path, rows: int) -> Path:
     A module is its node's, while a GPU of the same UUID would be one and the same wherever it is read.
     """
     run = writable_runs_dir(runs_dir) / RUN_ID
-    parts = -(-rows // (RANKS * PART_ROWS))
     first = run / "attempt-1" / "node-00-0-4000"
     first.mkdir(parents=True)
-    seconds = parts * PART_ROWS * PERIOD_S
-    for number in range(parts):
-        write_part(first / part_name("readings", number), "readings", list(_readings(number)))
-    steps = int(seconds / STEP_S)
+    start_s, end_s, steps = window_of(rows)
+    merger = Merger(first)
+    for number in range(_hours(rows)):
+        _write_part(first, merger, "readings", number, list(_readings(number)))
     for number, start in enumerate(range(0, steps, PART_ROWS)):
-        rows_of_part = list(_steps(start, min(start + PART_ROWS, steps)))
-        write_part(first / part_name("steps", number), "steps", rows_of_part)
-    write_part(
-        first / part_name("marks", 0), "marks", [Mark(rank=0, kind="fit", start_s=1.0, end_s=seconds - 1.0)]
-    )
+        _write_part(first, merger, "steps", number, list(_steps(start, min(start + PART_ROWS, steps))))
+    _write_part(first, merger, "marks", 0, [Mark(rank=0, kind="fit", start_s=start_s, end_s=end_s)])
+    merger.finish()
     for rank in range(RANKS):
         folder = first.with_name(f"node-{rank:02d}-{rank}-{4000 + rank}")
         if rank:
@@ -110,11 +110,21 @@ def remember_small_runs(runs_dir: Path) -> None:
     run_index(runs_dir).add(frame_of(known))
 
 
-def window_of(run: Path) -> tuple[float, float, int]:
-    """First and last second of the large run's fit, and the steps of each rank."""
-    parts = len(list(run.glob("attempt-1/node-00-*/readings-*.parquet")))
-    seconds = parts * PART_ROWS * PERIOD_S
+def window_of(rows: int) -> tuple[float, float, int]:
+    """First and last second of the fit of a large run of so many readings, and the steps of each rank."""
+    seconds = _hours(rows) * PART_ROWS * PERIOD_S
     return 1.0, seconds - 1.0, int(seconds / STEP_S)
+
+
+def _hours(rows: int) -> int:
+    return -(-rows // (RANKS * PART_ROWS))
+
+
+def _write_part(folder: Path, merger: Merger, table: TableName, number: int, rows: Sequence[Row]) -> None:
+    """As the writer does."""
+    batch = batch_of(table, rows)
+    write_batches(folder / part_name(table, number), table, [batch])
+    merger.add(table, number, batch.nbytes)
 
 
 def _small_run(folder: Path, number: int) -> Path:

@@ -113,15 +113,9 @@ def _moved(frame: pl.DataFrame, process: StoredProcess, shifts: Mapping[int, flo
 
 def _told_power(process: StoredProcess) -> pl.DataFrame:
     """Power as the devices tell it, or, where one tells no momentary power, its average."""
-    names = (*_DEVICE, "time_s", "power_w")
-    first = next(process.pieces("readings", *names, "average_power_w"), pl.DataFrame())
-    if len(first) and len(
-        first.filter(pl.col("power_w").is_null() & pl.col("average_power_w").is_not_null())
-    ):
-        power = pl.coalesce("power_w", "average_power_w").alias("power_w")
-        pieces = process.pieces("readings", *names, "average_power_w")
-        return _few_rows(process, (piece.with_columns(power) for piece in pieces), ("power_w",), _DEVICE)
-    return _few_rows(process, process.pieces("readings", *names), ("power_w",), _DEVICE)
+    power = pl.coalesce("power_w", "average_power_w").alias("power_w")
+    pieces = process.pieces("readings", *_DEVICE, "time_s", "power_w", "average_power_w")
+    return _few_rows(process, (piece.with_columns(power) for piece in pieces), ("power_w",), _DEVICE)
 
 
 def _told_gauges(process: StoredProcess) -> pl.DataFrame:

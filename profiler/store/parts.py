@@ -151,7 +151,9 @@ def _series(rows: pa.Table, name: str) -> pl.Series:
         return pl.Series(name, column)
     texts = column.unify_dictionaries().combine_chunks()
     texts = texts.chunk(0) if isinstance(texts, pa.ChunkedArray) else texts
-    return pl.Series(name, texts.dictionary, pl.String)[pl.Series(texts.indices)].alias(name)
+    each = pl.Series(name, texts.dictionary, pl.String)
+    is_one = len(each) == 1 and not texts.null_count
+    return each.new_from_index(0, len(texts)) if is_one else each[pl.Series(texts.indices)]
 
 
 def _unreadable(path: Path, error: Exception) -> StoredDataError:
@@ -182,11 +184,11 @@ def _gathered(tables: Iterable[pa.Table]) -> Iterable[pa.Table]:
 
 
 def _write_tables(path: Path, tables: Iterable[pa.Table]) -> None:
-    data = _sealed(_parquet(tables))
-    write_whole(path, lambda temporary: _write_bytes(temporary, data))
+    pieces = _sealed(memoryview(_parquet(tables)))
+    write_whole(path, lambda temporary: _write_pieces(temporary, pieces))
 
 
-def _parquet(tables: Iterable[pa.Table]) -> bytes:
+def _parquet(tables: Iterable[pa.Table]) -> pa.Buffer:
     """A file of Parquet with a row group for each table, and page checksums."""
     buffer, writer = pa.BufferOutputStream(), None
     for table in tables:
@@ -198,16 +200,18 @@ def _parquet(tables: Iterable[pa.Table]) -> bytes:
         writer.write_table(table.replace_schema_metadata(schema.metadata), row_group_size=_MAX_ROW_GROUP_ROWS)
     assert writer is not None
     writer.close()
-    return bytes(buffer.getvalue())
+    return buffer.getvalue()
 
 
-def _write_bytes(path: Path, data: bytes) -> None:
-    path.write_bytes(data)
+def _write_pieces(path: Path, pieces: Iterable[bytes | memoryview]) -> None:
+    with path.open("wb") as file:
+        file.writelines(pieces)
 
 
-def _sealed(data: bytes) -> bytes:
+def _sealed(data: memoryview) -> tuple[bytes | memoryview, ...]:
+    """A file with its seal, in pieces: to copy a large one would hold up the training for tens of milliseconds."""
     body = _body_bytes(data)
-    return data[:body] + _SEAL + zlib.crc32(data).to_bytes(4, "little") + data[body:]
+    return data[:body], _SEAL + zlib.crc32(data).to_bytes(4, "little"), data[body:]
 
 
 def _check_seal(data: bytes) -> bool:
@@ -222,7 +226,7 @@ def _check_seal(data: bytes) -> bool:
     return True
 
 
-def _body_bytes(data: bytes) -> int:
+def _body_bytes(data: bytes | memoryview) -> int:
     """Where the footer begins, by what the file says of it."""
     return len(data) - _TAIL_BYTES - int.from_bytes(data[-_TAIL_BYTES:-4], "little")
 

@@ -246,9 +246,9 @@ class JournalWriter:
         for table, batches in self._rows.items():
             if batches:
                 write_batches(self._folder / part_name(table, self._generation), table, batches)
-                rows = sum(map(len, batches))
+                row_bytes = sum(batch.nbytes for batch in batches)
                 batches.clear()
-                self._merger.add(table, self._generation, rows)
+                self._merger.add(table, self._generation, row_bytes)
         self._unjournaled = 0
         if self._journal is not None:
             self._journal.remove()
