@@ -372,10 +372,12 @@ def test_a_manifest_that_lost_its_seed_is_still_listed(tmp_path: Path):
     assert overview(scan_runs(tmp_path))["seed"].to_list() == [None]
 
 
-def test_the_timeline_shows_the_power_that_the_device_told(tmp_path: Path):
+@pytest.mark.parametrize("column", ["power_w", "average_power_w"])
+def test_the_timeline_shows_the_power_that_the_device_told(tmp_path: Path, column: str):
     run = scripted_run(tmp_path, counters=gpu(), name="told")
     process = run.processes[0]
-    told = process.readings.with_columns(pl.lit(333.0).alias("power_w"))
+    unknown = process.readings.with_columns(pl.lit(None, pl.Float64).alias("power_w"))
+    told = unknown.with_columns(pl.lit(333.0).alias(column))
     held = HeldTables(steps=process.steps, readings=told, marks=process.marks)
     run.__dict__["processes"] = (replace(process, tables=held),)
     assert set(power_timeline(run)["power_w"].drop_nulls()) == {333.0}

@@ -12,7 +12,7 @@ from fault_rows.row import Fault, Outcome
 MOST_GB = 1.0
 MOST_GROWTH_MB = 30.0
 SHARE_OF_DAY = 1 / 24
-"""So much is recorded, and its bytes are scaled: what is on disk grows by one merged part an hour."""
+"""So much is recorded, and its bytes are scaled: what is on disk grows by four merged parts an hour."""
 
 _DRIVER = """
 import json, math, os, random, sys, time

@@ -74,6 +74,7 @@ def merge_parts(path: Path, parts: Sequence[Path]) -> None:
         StoredDataError: A part is damaged.
     """
     _write_tables(path, _gathered(_stored_rows(part) for part in parts))
+    pa.default_memory_pool().release_unused()  # 80 MB for a moment, which the allocator would keep
 
 
 def read_part(path: Path, table: TableName, columns: Sequence[str] | None = None) -> pl.DataFrame:
@@ -166,7 +167,7 @@ def _stored_rows(path: Path) -> pa.Table:
         data = read_bounded(path)
         _check_seal(data)
         with pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True) as file:
-            return file.read()
+            return file.read(use_threads=False)
     except (pa.ArrowException, ValueError) as error:
         raise _unreadable(path, error) from None
 
