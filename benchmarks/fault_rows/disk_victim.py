@@ -65,20 +65,20 @@ def _record(runs_dir: Path, stop: Path) -> dict[str, object]:
         print("open", file=sys.stderr, flush=True)
     hooks_s, step, start_s = [], 0, session.now()
     now, work = session.recorder.clock, Work(samples=8, tokens=64)
-    note, look_s = session.recorder.look(now())
+    note, (cpu, look_s) = session.recorder.note, session.recorder.look(now())
     while not stop.exists():
         step += 1
         spent_s = 0.0
         for phase in ("data", "forward", "backward", "optimizer"):
             before_s = time.perf_counter()
-            note((phase, now()))  # as `integrations.lightning_hooks` does
+            note((phase, now(), cpu and cpu()))  # as `integrations.lightning_hooks` does
             spent_s += time.perf_counter() - before_s
             time.sleep(0.0025)
         before_s = time.perf_counter()
         end_s = now()
-        note(("data", end_s, None, work, 1.0 / step, (step, 1, None)))
+        note(("data", end_s, cpu and cpu(), work, 1.0 / step, (step, 1, None)))
         if end_s >= look_s:
-            note, look_s = session.recorder.look(end_s)
+            cpu, look_s = session.recorder.look(end_s)
         hooks_s.append(spent_s + time.perf_counter() - before_s)
     session.sample()
     before_s, end_s = time.monotonic(), session.now()
