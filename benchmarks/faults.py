@@ -104,6 +104,7 @@ def _table(results: Sequence[dict[str, Any]]) -> Table:
 def _write(folder: Path, result: dict[str, Any]) -> None:
     """Put a row into the day's file, in the place of an earlier try of it."""
     today = datetime.now(UTC).date().isoformat()
+    folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"faults-{today}.json"
     earlier = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.exists() else []
     rows = [row for row in earlier if row["id"] != result["id"]] + [result]
