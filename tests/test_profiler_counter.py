@@ -210,6 +210,14 @@ def test_what_a_slow_call_told_is_of_some_moment_of_it(period_s: float | None):
     assert inside[False] < 425
 
 
+def test_a_call_cannot_have_taken_longer_than_there_was_room():
+    """Of a damaged or made-up file."""
+    readings = _readings().with_columns(took_s=pl.when(pl.col("time_s") > 18.0).then(1e300).otherwise(0.0))
+    found, _ = _energy(readings)
+    assert found.energy_j == pytest.approx(TRUE_J, abs=0.2 * WATTS)
+    assert found.plus_minus_j < 0.06 * TRUE_J
+
+
 def test_a_duration_that_no_call_has_is_no_reading():
     bad = _readings().with_columns(took_s=pl.when(pl.col("time_s") > 19.0).then(float("nan")).otherwise(0.0))
     found, faults = _energy(bad)

@@ -96,6 +96,7 @@ def course_of(
     faults += more
     if len(moved) < 2 or read_j[-1] <= read_j[0] or _falls(told_j, across) > MOST_FALLS:
         return None, tuple(faults)
+    took_s = _possible(took_s, np.diff(read_s))
     latest_s, late_s = latest_and_width(read_s, took_s, moved, period_s)
     time_s = latest_s - late_s / 2.0
     usual_s = _usual_gap(read_s, meter["update_period_s"])
@@ -132,6 +133,12 @@ def _believable(readings: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
     bad = len(known) - len(fine)
     faults = [f"{bad} readings of its counter were negative or not finite, and were left out"] if bad else []
     return fine.sort("time_s", "energy_j").unique("time_s", keep="last", maintain_order=True), faults
+
+
+def _possible(took_s: Floats, gap_s: Floats) -> Floats:
+    """What calls took, at most what they can have: none of them begins before the one before it has ended."""
+    room_s = np.minimum(np.append(gap_s, gap_s[-1]), np.append(gap_s[0], gap_s))
+    return np.asarray(np.minimum(took_s, 1.999 * room_s), dtype=np.float64)
 
 
 def _across(time_s: Floats, asleep: Sequence[tuple[float, float]]) -> Flags:
