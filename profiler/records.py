@@ -9,6 +9,7 @@ Schema history
         (older rows: null)
     3   parts: whole thousandths in energy_mj, power_mw and average_power_mw, readings device by device, several
         generations in one; journals; a checksum in manifests; marks: gap
+    4   readings: took_s (older rows: null, taken as 0)
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import Literal, NamedTuple, get_type_hints
 
 import polars as pl
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 Component = Literal["gpu", "cpu", "dram", "module", "node"]
 Source = Literal["counter", "integrated", "estimated"]
@@ -84,6 +85,8 @@ class Reading(NamedTuple):
     instantaneous power where the device tells it apart from an average. `utilization` is the share of time
     in which the device did anything at all: it is not efficiency. `*_activity` are shares of the time in which the
     streaming multiprocessors, any tensor pipe, or the memory interface worked, over the time since the last reading.
+    `took_s` is how long the call took that told `energy_j`, in whole milliseconds: the joules are those of some moment
+    of it, and `time_s` is its middle.
     """
 
     time_s: float
@@ -107,6 +110,7 @@ class Reading(NamedTuple):
     sm_clock_hz: float | None = None
     power_limit_w: float | None = None
     throttle_reasons: int | None = None
+    took_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -149,4 +149,4 @@ def _readings(
     read_s = read_s[(read_s > tick_s[0]) & (read_s < knot_s[-1])]
     seen_s = tick_s[np.searchsorted(tick_s, read_s, side="right") - 1]
     energy_j = np.round(np.interp(seen_s, knot_s, knot_j), 3)  # millijoules, as NVML counts
-    return Readings(time_s=read_s, energy_j=energy_j, period_s=course.period_s)
+    return Readings(time_s=read_s, took_s=np.zeros(len(read_s)), energy_j=energy_j, period_s=course.period_s)

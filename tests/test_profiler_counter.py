@@ -180,3 +180,46 @@ def test_a_gap_in_integrated_power_was_never_told():
     assert counted.plus_minus_j < 0.06 * TRUE_J
     assert integrated.plus_minus_j >= 4.0 * 700.0
     assert integrated.at_least_j < 0.8 * TRUE_J < counted.at_least_j
+
+
+def _read_slowly(random: np.random.Generator, period_s: float | None) -> pl.DataFrame:
+    """A counter of 300 W whose driver takes up to 0.4 s to answer, and tells what was at some moment meanwhile."""
+    took_s = random.uniform(0.0, 0.4, 60)
+    end_s = np.cumsum(took_s + 0.1)
+    told_s = end_s - took_s * random.random(len(took_s))
+    seen_s = np.floor(told_s / period_s) * period_s if period_s else told_s
+    return pl.DataFrame({"time_s": end_s - took_s / 2.0, "energy_j": WATTS * seen_s, "took_s": took_s})
+
+
+@pytest.mark.parametrize("period_s", [None, 0.1])
+def test_what_a_slow_call_told_is_of_some_moment_of_it(period_s: float | None):
+    random, meter = (
+        np.random.default_rng(0),
+        METER | {"relative_uncertainty": 0.0, "update_period_s": period_s},
+    )
+    inside = {True: 0, False: 0}
+    for _ in range(500):
+        readings = _read_slowly(random, period_s)
+        start_s = random.uniform(1.0, 6.0)
+        for known in inside:
+            curve = EnergyCurve(readings if known else readings.drop("took_s"), meter)
+            found = curve.windows([(start_s, start_s + 8.0)])
+            assert found is not None
+            inside[known] += abs(found.energy_j - WATTS * 8.0) <= found.plus_minus_j
+    assert inside[True] >= 475
+    assert inside[False] < 425
+
+
+def test_a_call_cannot_have_taken_longer_than_there_was_room():
+    """Of a damaged or made-up file."""
+    readings = _readings().with_columns(took_s=pl.when(pl.col("time_s") > 18.0).then(1e300).otherwise(0.0))
+    found, _ = _energy(readings)
+    assert found.energy_j == pytest.approx(TRUE_J, abs=0.2 * WATTS)
+    assert found.plus_minus_j < 0.06 * TRUE_J
+
+
+def test_a_duration_that_no_call_has_is_no_reading():
+    bad = _readings().with_columns(took_s=pl.when(pl.col("time_s") > 19.0).then(float("nan")).otherwise(0.0))
+    found, faults = _energy(bad)
+    assert faults == "10 readings of its counter were negative or not finite, and were left out"
+    assert found.energy_j == pytest.approx(TRUE_J)

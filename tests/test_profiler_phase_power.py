@@ -63,7 +63,7 @@ def test_identical_steps_are_refused():
         pl.lit(0.01).alias(f"{phase}_s") for phase in STEP_PHASES
     )
     time_s = 0.1 * np.arange(1, 499)
-    readings = Readings(time_s=time_s, energy_j=300.0 * time_s, period_s=None)
+    readings = Readings(time_s=time_s, took_s=np.zeros(len(time_s)), energy_j=300.0 * time_s, period_s=None)
     found = divide(lambda parts: PhaseClock(steps, {}, parts), readings)
     assert found.refused == dict.fromkeys(STEP_PHASES, ALIKE)
 
@@ -74,7 +74,12 @@ def test_a_counter_that_stood_still_during_the_steps_is_refused():
     )
     clock = made.clock(1)
     validation_s = clock.at(made.readings.time_s)[:, clock.columns.index("validation")]
-    readings = Readings(time_s=made.readings.time_s, energy_j=300.0 * validation_s, period_s=None)
+    readings = Readings(
+        time_s=made.readings.time_s,
+        took_s=np.zeros(len(made.readings.time_s)),
+        energy_j=300.0 * validation_s,
+        period_s=None,
+    )
     assert set(divide(made.clock, readings).refused.values()) == {NO_JOULES}
 
 
@@ -86,7 +91,7 @@ def test_phases_that_always_go_together_are_refused_and_the_others_are_not():
     steps = steps.with_columns(forward_s=0.15 * part, optimizer_s=0.15 * part, backward_s=0.3 * (1.0 - part))
     time_s = 0.3 * np.arange(501)
     energy_j = np.concatenate([[0.0], np.cumsum(500.0 * 0.3 * (1.0 - part) + 200.0 * 0.3 * part)])
-    readings = Readings(time_s=time_s, energy_j=energy_j, period_s=None)
+    readings = Readings(time_s=time_s, took_s=np.zeros(len(time_s)), energy_j=energy_j, period_s=None)
     phases = ["forward", "backward", "optimizer"]
     found = divide(lambda parts: PhaseClock(steps, {}, parts), readings, phases)
     assert found.refused == {"forward": ALIKE, "optimizer": ALIKE}
@@ -104,7 +109,9 @@ def test_steps_in_pace_with_a_counter_whose_ticks_are_not_known_are_refused():
     read_s = np.cumsum(0.1 + 0.02 * random.random(900))
     tick_s = np.sort(0.1 * (np.arange(1000) + random.random(1000)))
     seen_s = tick_s[np.searchsorted(tick_s, read_s, side="right") - 1]
-    readings = Readings(time_s=read_s[5:], energy_j=300.0 * seen_s[5:], period_s=0.1)
+    readings = Readings(
+        time_s=read_s[5:], took_s=np.zeros(len(read_s[5:])), energy_j=300.0 * seen_s[5:], period_s=0.1
+    )
     found = divide(lambda parts: PhaseClock(steps, {}, parts), readings)
     assert set(found.refused.values()) == {IN_PACE}
 
@@ -127,7 +134,9 @@ def test_ticks_are_found_by_their_beat_to_a_millisecond(period_s: float):
     read_s = np.cumsum(0.1 + 0.002 * random.random(1200))
     true_s = 1.003 * period_s
     seen_s = 0.017 + np.floor((read_s - 0.017) / true_s) * true_s
-    readings = Readings(time_s=read_s, energy_j=300.0 * seen_s, period_s=period_s)
+    readings = Readings(
+        time_s=read_s, took_s=np.zeros(len(read_s)), energy_j=300.0 * seen_s, period_s=period_s
+    )
     found = ticks_by_beat(readings, lambda time_s: 300.0 * time_s)
     assert found is not None
     tick_s = found.energy_j / 300.0
@@ -140,14 +149,19 @@ def test_a_counter_without_a_beat_has_none_found():
     read_s = np.cumsum(0.1 + 0.002 * random.random(1200))
     tick_s = np.cumsum(0.1 * random.exponential(size=2000))
     seen_s = tick_s[np.searchsorted(tick_s, read_s, side="right") - 1]
-    readings = Readings(time_s=read_s[5:], energy_j=300.0 * seen_s[5:], period_s=0.1)
+    readings = Readings(
+        time_s=read_s[5:], took_s=np.zeros(len(read_s[5:])), energy_j=300.0 * seen_s[5:], period_s=0.1
+    )
     found = ticks_by_beat(readings, lambda time_s: 300.0 * time_s)
     assert found is None or not len(found.latest_s)
 
 
 def test_a_change_lies_between_its_reading_and_the_one_before():
     readings = Readings(
-        time_s=np.asarray([0.0, 0.1, 0.2, 0.5]), energy_j=np.asarray([0.0, 1.0, 1.0, 2.0]), period_s=0.1
+        time_s=np.asarray([0.0, 0.1, 0.2, 0.5]),
+        took_s=np.zeros(4),
+        energy_j=np.asarray([0.0, 1.0, 1.0, 2.0]),
+        period_s=0.1,
     )
     found = ticks_by_reading(readings)
     assert found.latest_s.tolist() == [0.1, 0.5]
@@ -156,7 +170,7 @@ def test_a_change_lies_between_its_reading_and_the_one_before():
 
 def test_a_long_recording_is_looked_at_in_pairs_of_blocks_all_over_it():
     time_s = np.arange(0.0, 4 * 3600.0, 1.0)
-    block = Readings(time_s=time_s, energy_j=time_s, period_s=0.1).blocks()
+    block = Readings(time_s=time_s, took_s=np.zeros(len(time_s)), energy_j=time_s, period_s=0.1).blocks()
     kept = np.unique(block[block >= 0])
     assert len(kept) == 60
     assert (kept[0], kept[-1]) == (0, 479)

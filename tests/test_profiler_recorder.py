@@ -311,7 +311,7 @@ class Hooks(Recording):
         super().__init__(**kwargs)
         self.reads = 0
         self.recorder._cpu_clock = self.count
-        self.note, self.look_s = self.recorder.look(self.clock())
+        self.note, (self.cpu, self.look_s) = self.recorder.note, self.recorder.look(self.clock())
         self.recorder.enter("data")
 
     def count(self) -> float:
@@ -321,11 +321,12 @@ class Hooks(Recording):
     def microbatch(self, unit_s: float, ended: tuple[object, ...] | None, loss: object = None) -> None:
         for phase, seconds, busy in MICROBATCH:
             if phase != "data":
-                self.note((phase, self.clock()))
+                self.note((phase, self.clock(), self.cpu and self.cpu()))
             self.clock.advance(unit_s * seconds, busy)
-        self.note(("data", self.clock(), None, Work(samples=4), self.recorder.later(loss), ended))  # type: ignore[misc]
+        cpu_s, loss = self.cpu and self.cpu(), self.recorder.later(loss)  # type: ignore[misc]
+        self.note(("data", self.clock(), cpu_s, Work(samples=4), loss, ended))
         if self.clock() >= self.look_s:
-            self.note, self.look_s = self.recorder.look(self.clock())
+            self.cpu, self.look_s = self.recorder.look(self.clock())
 
 
 def test_short_steps_are_booked_right_though_the_cpu_clock_is_hardly_read():
@@ -350,18 +351,18 @@ def test_of_long_steps_every_instant_is_exact():
     run = Hooks()
     for step, busy in ((1, 1.0), (2, 1.0), (3, 2.0)):
         for phase in ("forward", "backward"):
-            run.note((phase, run.clock()))
+            run.note((phase, run.clock(), run.cpu and run.cpu()))
             run.clock.advance(1.5 * LOOK_S, busy if phase == "backward" else 1.0)
-        run.note(("data", run.clock(), None, Work(), Late(None, here=True), (step, 1, None)))
+        run.note(("data", run.clock(), run.cpu and run.cpu(), Work(), Late(None, here=True), (step, 1, None)))
         assert run.clock() >= run.look_s
-        run.note, run.look_s = run.recorder.look(run.clock())
+        run.cpu, run.look_s = run.recorder.look(run.clock())
     assert [step.backward_cpu_s for step in run.steps] == pytest.approx([1.5 * LOOK_S * n for n in (1, 1, 2)])
     assert [step.forward_cpu_s for step in run.steps] == pytest.approx([1.5 * LOOK_S] * 3)
 
 
 def test_reading_the_cpu_clock_makes_no_microbatch_and_no_phase():
     run = Hooks()
-    run.note(("forward", run.clock()))
+    run.note(("forward", run.clock(), run.clock.cpu()))
     run.clock.advance(1.0, 1.0)
     run.recorder.enter("forward")
     run.clock.advance(1.0, 3.0)
@@ -389,7 +390,7 @@ def test_a_step_waits_for_the_losses_of_all_its_microbatches():
 
 def test_a_pause_returns_to_the_phase_that_a_hook_noted():
     run = Hooks()
-    run.note(("optimizer", run.clock()))
+    run.note(("optimizer", run.clock(), None))
     for digested in (False, True):
         if digested:
             run.recorder.digest()

@@ -98,6 +98,16 @@ def test_a_reading_has_the_time_of_its_counter_and_all_that_the_gauge_said():
     )
 
 
+def test_a_reading_says_how_long_its_call_took():
+    def slowly() -> float:
+        run.clock.advance(0.1234)
+        return 12.0
+
+    run = Sampling(_probe(Moody(slowly)))
+    run.sampler.sample()
+    assert [(one.time_s, one.took_s) for one in run.readings] == [(pytest.approx(0.0617), 0.123)]
+
+
 def test_a_lost_sensor_is_said_once_and_tried_again_later():
     counter = Moody(SensorError("GPU is lost"))
     run = Sampling(_probe(counter))

@@ -306,20 +306,24 @@ def test_kill_9_keeps_everything_that_was_flushed(tmp_path: Path):
     assert "wal-000000.open was not closed" in unfinished(tmp_path)[0]
 
 
-def test_rows_that_were_only_noted_are_made_on_the_writers_thread(tmp_path: Path):
-    made, threads = threading.Event(), set()
+def test_rows_that_were_only_noted_are_made_while_the_disk_hangs(tmp_path: Path):
+    hung, made, freed = threading.Event(), threading.Event(), threading.Event()
+
+    def hang() -> None:
+        hung.set()
+        assert freed.wait(10.0)
 
     def gather() -> None:
-        threads.add(threading.current_thread().name)
-        writer.append(_mark(len(threads)))
-        made.set()
+        if hung.is_set() and not made.is_set():
+            writer.append(_mark(1))
+            made.set()
 
-    writer = JournalWriter(tmp_path, gather=gather)
+    writer = JournalWriter(tmp_path, prepare=hang, gather=gather)
     writer.start()
     assert made.wait(10.0)
+    freed.set()
     writer.close()
-    assert threads == {"joulescale-writer"}
-    assert set(_stored(tmp_path)) == {1.0}
+    assert _stored(tmp_path) == [1.0]
 
 
 _LEAN = """

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from fault_rows.row import Fault
 
-_NOT_FAULTS = ("row", "large_runs", "victims", "disk_victim", "made_run")
+_NOT_FAULTS = ("row", "large_runs", "victims", "disk_process", "disk_victim", "made_run")
 
 
 def all_faults() -> list[Fault]:

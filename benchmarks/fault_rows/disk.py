@@ -1,7 +1,7 @@
 """F14 to F16: a disk that is full, read-only, over its quota or hanging: the training goes on, with one warning.
 
 The disks are real ones of a megabyte (tmpfs, mounted by root); a quota and a hang are made by a library that stands
-before the C library's calls, since neither can be had on demand.
+before the C library's calls, since neither can be had on demand. Beside each, a twin records on a disk that is well.
 """
 
 from __future__ import annotations
@@ -9,63 +9,23 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import statistics
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
+from fault_rows.disk_process import HERE, Hooks, Victim, victim
 from fault_rows.row import Fault, Outcome
 from profiler.store.run import StoredRun
 from profiler.store.runs import open_run
 
-HERE = Path(__file__).parent
 WATTS = 100.0
-MOST_HOOK_US = 100.0
 HANG_S = 30.0
-ENOUGH_TO_JUDGE_TIME = 3
-"""A single trial, as in make test, may have met a busy machine."""
 MOST_END_S = 12.0
 NOBODY = "65534"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Victim:
-    """A recording process, and where it is told to stop."""
-
-    process: subprocess.Popen[str]
-    stop: Path
-
-    def end(self) -> tuple[dict[str, Any], str]:
-        """What it told, and its log."""
-        self.stop.touch()
-        out, log = self.process.communicate(timeout=120)
-        assert self.process.returncode == 0, log
-        return json.loads(out), log
-
-
-def _victim(runs_dir: Path, stop: Path, *more: str, **environment: str) -> _Victim:
-    words = [sys.executable, str(HERE / "disk_victim.py"), str(runs_dir), str(stop), *more]
-    process = subprocess.Popen(
-        words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, **environment}
-    )
-    return _Victim(process=process, stop=stop)
-
-
-def _opened(victim: _Victim) -> None:
-    """Wait until it records; a warning may come before."""
-    assert victim.process.stderr is not None
-    while (line := victim.process.stderr.readline()) != "open\n":
-        assert line, "it ended before it recorded"
-        _early_log.setdefault(id(victim.process), []).append(line)
-
-
-_early_log: dict[int, list[str]] = {}
 
 
 @contextlib.contextmanager
@@ -112,50 +72,50 @@ Way = Callable[[Path], tuple[dict[str, Any], str | None]]
 
 def _tried(ways: list[tuple[str, Way]], trials: int, folder: Path) -> Outcome:
     """Every way in turn, as often as it takes."""
-    failures, hooks_us, ends_s = list[str](), list[float](), [0.0]
+    failures, hooks, ends_s = list[str](), Hooks(), [0.0]
     for trial in range(trials):
         name, way = ways[trial % len(ways)]
         own = folder / f"{trial}-{name}"
         own.mkdir()
-        told, failure = way(own)
-        hooks_us += [told["hook_p99_us"]] if told.get("hook_p99_us") else []
+        with hooks.beside_a_twin(own):
+            told, failure = way(own)
+        hooks.faulty.extend([told["hook_us"]] if told.get("hook_us") else [])
         ends_s.append(told.get("close_s", 0.0))
         if failure:
             failures.append(f"{name}: {failure}")
-    typical_us = statistics.median(hooks_us)
     passed = trials - len(failures)
-    if typical_us > MOST_HOOK_US and trials >= ENOUGH_TO_JUDGE_TIME:
-        failures.append(f"hooks took {typical_us:.0f} us (p99)")
+    if too_slow := hooks.too_slow():
+        failures.append(too_slow)
         passed = 0
-    worst = f"hook p99 {typical_us:.0f} us; the end took {max(ends_s):.1f} s"
+    worst = f"{hooks}; the end took {max(ends_s):.1f} s"
     return Outcome(trials=trials, passed=passed, worst=worst, failures=tuple(failures))
 
 
 def _full_midway(folder: Path) -> tuple[dict[str, Any], str | None]:
     with _small_disk(folder, "size=1m") as disk:
-        victim = _victim(disk / "runs", folder / "stop")
-        _opened(victim)
+        one = victim(disk / "runs", folder / "stop")
+        one.opened()
         time.sleep(1.5)
         junk = _fill(disk)
         time.sleep(6.0)
         junk.unlink()
         time.sleep(2.0)
-        told, log = victim.end()
-        return told, _wrong(victim, told, log, thinned=True)
+        told, log = one.end()
+        return told, _wrong(told, log, thinned=True)
 
 
 def _full_at_start(folder: Path, options: str = "size=1m") -> tuple[dict[str, Any], str | None]:
     with _small_disk(folder, options) as disk:
         junk = _fill(disk)
-        victim = _victim(disk / "runs", folder / "stop")
-        _opened(victim)
+        one = victim(disk / "runs", folder / "stop")
+        one.opened()
         time.sleep(1.5)
         if any((disk / "runs").glob("*/run.json")):
             return {}, "the disk was not full"
         junk.unlink()
         time.sleep(2.0)
-        told, log = victim.end()
-        return told, _wrong(victim, told, log)
+        told, log = one.end()
+        return told, _wrong(told, log)
 
 
 def _no_inodes_at_start(folder: Path) -> tuple[dict[str, Any], str | None]:
@@ -164,38 +124,38 @@ def _no_inodes_at_start(folder: Path) -> tuple[dict[str, Any], str | None]:
         with contextlib.suppress(OSError):
             for file in files:
                 file.touch()
-        victim = _victim(disk / "runs", folder / "stop")
-        _opened(victim)
+        one = victim(disk / "runs", folder / "stop")
+        one.opened()
         time.sleep(1.5)
         if (disk / "runs").exists():
             return {}, "the disk was not full"
         for file in files:
             file.unlink(missing_ok=True)
         time.sleep(2.0)
-        told, log = victim.end()
-        return told, _wrong(victim, told, log)
+        told, log = one.end()
+        return told, _wrong(told, log)
 
 
 def _never_freed(folder: Path) -> tuple[dict[str, Any], str | None]:
     with _small_disk(folder, "size=1m") as disk:
-        victim = _victim(disk / "runs", folder / "stop")
-        _opened(victim)
+        one = victim(disk / "runs", folder / "stop")
+        one.opened()
         time.sleep(1.5)
         _fill(disk)
         time.sleep(2.0)
-        told, log = victim.end()
+        told, log = one.end()
         stored = len(open_run(disk / "runs", "victim").processes[0].steps)
         if not 50 < stored < told["steps"]:
             return told, f"{stored} of {told['steps']} steps are stored"
         *first, last = log.splitlines()
         if "are lost" not in last:
             return told, f"the end did not say what is lost: {last}"
-        return told, _warnings(victim, "".join(f"{line}\n" for line in first), 1)
+        return told, _warnings("".join(f"{line}\n" for line in first), 1)
 
 
 def _read_only_at_start(folder: Path) -> tuple[dict[str, Any], str | None]:
     with _small_disk(folder, "size=1m,ro") as disk:
-        told, log = _victim(disk / "runs", folder / "stop").end()
+        told, log = victim(disk / "runs", folder / "stop").end()
         refusal = told.get("refusal", "")
         if "cannot be written to (Read-only file system), so nothing could be recorded" not in refusal:
             return told, f"it was not refused as it should be: {refusal or log}"
@@ -209,8 +169,8 @@ def _read_only_midway(folder: Path) -> tuple[dict[str, Any], str | None]:
         if one.owner() == "root" and not one.stat().st_mode & 0o001:
             one.chmod(one.stat().st_mode | 0o011)
     os.chown(runs_dir, int(NOBODY), int(NOBODY))
-    victim = _victim(runs_dir, folder / "stop", NOBODY)
-    _opened(victim)
+    one = victim(runs_dir, folder / "stop", NOBODY)
+    one.opened()
     time.sleep(0.8)
     (own,) = runs_dir.glob("victim/attempt-1/*/")
     own.chmod(0o555)
@@ -220,35 +180,33 @@ def _read_only_midway(folder: Path) -> tuple[dict[str, Any], str | None]:
         return {}, "the folder was not read-only"
     own.chmod(0o755)
     time.sleep(1.5)
-    told, log = victim.end()
-    return told, _wrong(victim, told, log)
+    told, log = one.end()
+    return told, _wrong(told, log)
 
 
-def _shimmed(folder: Path) -> _Victim:
+def _shimmed(folder: Path) -> Victim:
     library = folder / "slow_disk.so"
     subprocess.run(
         ["gcc", "-O1", "-fPIC", "-shared", "-o", library, HERE / "slow_disk.c", "-ldl"], check=True
     )
-    victim = _victim(
-        folder / "runs", folder / "stop", LD_PRELOAD=str(library), SLOW_DISK=str(folder / "runs")
-    )
-    _opened(victim)
+    one = victim(folder / "runs", folder / "stop", LD_PRELOAD=str(library), SLOW_DISK=str(folder / "runs"))
+    one.opened()
     time.sleep(1.5)
-    return victim
+    return one
 
 
 def _quota_midway(folder: Path) -> tuple[dict[str, Any], str | None]:
-    victim = _shimmed(folder)
+    one = _shimmed(folder)
     (folder / "runs.quota").touch()
     time.sleep(2.5)
     (folder / "runs.quota").unlink()
     time.sleep(2.0)
-    told, log = victim.end()
-    return told, _wrong(victim, told, log) or (None if "quota" in _log(victim, log) else "no quota was met")
+    told, log = one.end()
+    return told, _wrong(told, log) or (None if "quota" in log else "no quota was met")
 
 
 def _hangs_midway(folder: Path) -> tuple[dict[str, Any], str | None]:
-    victim = _shimmed(folder)
+    one = _shimmed(folder)
     (folder / "runs.hang").touch()
     time.sleep(1.0)
     stored = len(open_run(folder / "runs", "victim").processes[0].steps)
@@ -257,23 +215,21 @@ def _hangs_midway(folder: Path) -> tuple[dict[str, Any], str | None]:
         return {}, "the disk did not hang"
     (folder / "runs.hang").unlink()
     time.sleep(1.0)
-    told, log = victim.end()
-    return told, _wrong(victim, told, log, warnings=0)
+    told, log = one.end()
+    return told, _wrong(told, log, warnings=0)
 
 
 def _hangs_at_end(folder: Path) -> tuple[dict[str, Any], str | None]:
-    victim = _shimmed(folder)
+    one = _shimmed(folder)
     (folder / "runs.hang").touch()
     time.sleep(1.0)
-    told, log = victim.end()
+    told, log = one.end()
     if not 5.0 < told["close_s"] < MOST_END_S:
         return told, f"the end took {told['close_s']:.1f} s"
-    return told, _warnings(victim, log, 1)
+    return told, _warnings(log, 1)
 
 
-def _wrong(
-    victim: _Victim, told: dict[str, Any], log: str, *, thinned: bool = False, warnings: int = 1
-) -> str | None:
+def _wrong(told: dict[str, Any], log: str, *, thinned: bool = False, warnings: int = 1) -> str | None:
     """What is not as it should be of a run whose disk was well again in the end."""
     run = open_run(Path(told["run_dir"]).parent, "victim")
     if run.status != "finished" or run.damaged or run.unfinished:
@@ -281,7 +237,7 @@ def _wrong(
     process = run.processes[0]
     if process.steps["step"].to_list() != list(range(1, told["steps"] + 1)):
         return f"{len(process.steps)} steps of {told['steps']} are stored"
-    return _wrong_energy(run) or _wrong_gap(run, thinned, warnings) or _warnings(victim, log, warnings)
+    return _wrong_energy(run) or _wrong_gap(run, thinned, warnings) or _warnings(log, warnings)
 
 
 def _wrong_energy(run: StoredRun) -> str | None:
@@ -311,16 +267,12 @@ def _wrong_gap(run: StoredRun, thinned: bool, warnings: int) -> str | None:
     return "no reading had to be left out" if thinned and not left_out else None
 
 
-def _warnings(victim: _Victim, log: str, count: int) -> str | None:
-    lines = _log(victim, log).splitlines()
+def _warnings(log: str, count: int) -> str | None:
+    lines = log.splitlines()
     ours = ("joulescale: storing: ", "joulescale: storing the rest: ")
     if len(lines) != count or not all(line.startswith(ours) for line in lines):
         return f"there are other warnings than one: {lines}"
     return None
-
-
-def _log(victim: _Victim, log: str) -> str:
-    return "".join(_early_log.get(id(victim.process), [])) + log
 
 
 ROWS = (

@@ -2,7 +2,8 @@
 
     python disk_victim.py RUNS_DIR STOP_FILE [UID]
 
-A step takes ten milliseconds, a scripted device of exactly 100 W is read at 10 Hz. What waits for the disk is tried
+A step takes ten milliseconds; eight scripted devices of exactly 100 W are read at 10 Hz. Their counters follow the time
+without steps, so that the joules of a reading belong to its time, or it is wrong. What waits for the disk is tried
 again every half second, not every half minute, and at most 200 readings wait, so that a trial takes seconds.
 """
 
@@ -13,6 +14,7 @@ import os
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from profiler.errors import RunsFolderError
@@ -51,7 +53,8 @@ def _become(user: int) -> None:
 
 def _record(runs_dir: Path, stop: Path) -> dict[str, object]:
     devices = [
-        ScriptedEnergy([(1.0, WATTS)], clock=time.monotonic, device=f"GPU-{number}") for number in range(8)
+        ScriptedEnergy([(1.0, WATTS)], clock=time.monotonic, update_period_s=None, device=f"GPU-{number}")
+        for number in range(8)
     ]
     session = Session(
         runs_dir,
@@ -65,20 +68,20 @@ def _record(runs_dir: Path, stop: Path) -> dict[str, object]:
         print("open", file=sys.stderr, flush=True)
     hooks_s, step, start_s = [], 0, session.now()
     now, work = session.recorder.clock, Work(samples=8, tokens=64)
-    note, look_s = session.recorder.look(now())
+    note, (cpu, look_s) = session.recorder.note, session.recorder.look(now())
     while not stop.exists():
         step += 1
         spent_s = 0.0
         for phase in ("data", "forward", "backward", "optimizer"):
             before_s = time.perf_counter()
-            note((phase, now()))  # as `integrations.lightning_hooks` does
+            note((phase, now(), cpu and cpu()))  # as `integrations.lightning_hooks` does
             spent_s += time.perf_counter() - before_s
             time.sleep(0.0025)
         before_s = time.perf_counter()
         end_s = now()
-        note(("data", end_s, None, work, 1.0 / step, (step, 1, None)))
+        note(("data", end_s, cpu and cpu(), work, 1.0 / step, (step, 1, None)))
         if end_s >= look_s:
-            note, look_s = session.recorder.look(end_s)
+            cpu, look_s = session.recorder.look(end_s)
         hooks_s.append(spent_s + time.perf_counter() - before_s)
     session.sample()
     before_s, end_s = time.monotonic(), session.now()
@@ -87,9 +90,13 @@ def _record(runs_dir: Path, stop: Path) -> dict[str, object]:
     return {
         "run_dir": str(session.run_dir),
         "steps": step,
-        "hook_p99_us": 1e6 * sorted(hooks_s)[int(0.99 * len(hooks_s))] if hooks_s else None,
+        "hook_us": _quantiles_us(sorted(hooks_s)) if hooks_s else None,
         "close_s": time.monotonic() - before_s,
     }
+
+
+def _quantiles_us(seconds: Sequence[float]) -> dict[str, float]:
+    return {"p99": 1e6 * seconds[int(0.99 * len(seconds))], "longest": 1e6 * seconds[-1]}
 
 
 if __name__ == "__main__":

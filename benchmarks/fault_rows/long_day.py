@@ -49,7 +49,7 @@ for second in range(seconds):
                 nvlink_received_bytes_per_s=float(chance.randrange(10**9)) if slow else None,
                 memory_used_bytes=70 * 2**30, temperature_c=float(chance.randrange(58, 64)),
                 sm_clock_hz=1e6 * chance.choice((1980, 1965, 1950)), power_limit_w=700.0,
-                throttle_reasons=chance.choice((0, 4)),
+                throttle_reasons=chance.choice((0, 4)), took_s=chance.choice((0.0, 0.0, 0.0, 0.001)),
             ))
         now_s[0] += 0.1
         if tick in (4, 9):

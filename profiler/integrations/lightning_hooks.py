@@ -40,7 +40,7 @@ class StepHooks(pl.Callback):
         """The batch is here: forward."""
         try:
             step = self._open_step
-            step.note(("forward", step.now()))
+            step.note(("forward", step.now(), step.cpu and step.cpu()))
             step.passes = 0
             kind: Any = type(batch)
             if kind is not step.kind or not batch or getattr(batch[0], "shape", 0) != step.shape:
@@ -55,7 +55,7 @@ class StepHooks(pl.Callback):
         """Backward."""
         try:
             step = self._open_step
-            step.note(("backward", step.now()))
+            step.note(("backward", step.now(), step.cpu and step.cpu()))
             step.passes += 1
             if step.counter is not None:
                 step.counter.begin_backward()
@@ -69,7 +69,7 @@ class StepHooks(pl.Callback):
             step = self._open_step
             if step.counter is not None:
                 self._end_pass(pl_module)
-            step.note(("other", step.now()))
+            step.note(("other", step.now(), step.cpu and step.cpu()))
         except BaseException as error:
             if not self._is_ours(error):
                 raise
@@ -80,7 +80,7 @@ class StepHooks(pl.Callback):
         """Optimizer."""
         try:
             step = self._open_step
-            step.note(("optimizer", step.now()))
+            step.note(("optimizer", step.now(), step.cpu and step.cpu()))
             step.updated = True
         except BaseException as error:
             if not self._is_ours(error):
@@ -104,7 +104,7 @@ class StepHooks(pl.Callback):
             if step.later is not None:
                 loss = step.later(loss)
             now = step.now()
-            step.note((step.between, now, None, work, loss, ended))
+            step.note((step.between, now, step.cpu and step.cpu(), work, loss, ended))
             if now >= step.look_s:
                 self._look(now)
         except BaseException as error:
@@ -115,7 +115,7 @@ class StepHooks(pl.Callback):
         """Lightning asks for the next batch: from here on is data wait."""
         try:
             step = self._open_step
-            step.note(("data", step.now()))
+            step.note(("data", step.now(), step.cpu and step.cpu()))
         except BaseException as error:
             if not self._is_ours(error):
                 raise
@@ -189,7 +189,7 @@ class StepHooks(pl.Callback):
             self._open_step = OpenStep(self._open_step.number)
             return
         step = self._open_step
-        step.note, step.look_s = self._session.recorder.look(now_s)
+        step.cpu, step.look_s = self._session.recorder.look(now_s)
 
     def _store_flops(self, session: Session, counter: WorkCounter | None) -> None:
         """How FLOPs were got is only known after they were."""

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from profiler.measure.deferred import Scalar
-from profiler.measure.recorder import Note, Noted, Recorder, Work
+from profiler.measure.recorder import Clock, Note, Noted, Recorder, Work
 from profiler.measure.work import WorkCounter
 from profiler.records import Phase
 
@@ -32,6 +32,7 @@ class OpenStep:
     Attributes:
         note: Takes an instant: its phase and time, and what ended there (`profiler.measure.recorder.Note`).
         now: Monotonic seconds.
+        cpu: CPU seconds of the process; None while they are not read.
         look_s: When the recorder wants to look after itself.
         later: What a loss must go through before it is noted, or None.
         between: The phase after a batch, until the next is asked for.
@@ -49,6 +50,7 @@ class OpenStep:
     __slots__ = (
         "between",
         "counter",
+        "cpu",
         "divided_by",
         "kind",
         "later",
@@ -65,12 +67,13 @@ class OpenStep:
 
     def __init__(self, number: int = 0, recorder: Recorder | None = None) -> None:
         self.note: Note = _nothing
-        self.now: Callable[[], float] = time.monotonic
+        self.now: Clock = time.monotonic
+        self.cpu: Clock | None = None
         self.look_s = math.inf
         self.later: Callable[[object], Scalar] | None = None
         if recorder is not None:
-            self.now, self.later = recorder.clock, recorder.later
-            self.note, self.look_s = recorder.look(self.now())
+            self.note, self.now, self.later = recorder.note, recorder.clock, recorder.later
+            self.cpu, self.look_s = recorder.look(self.now())
         self.between: Phase = "data"
         self.counter: WorkCounter | None = None
         self.kind: type | None = None

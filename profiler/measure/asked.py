@@ -31,6 +31,7 @@ class Asked(Generic[T]):
 
     Attributes:
         time_s: The middle of the call that brought the last value.
+        took_s: How long it took: the value is of some moment of it.
     """
 
     def __init__(
@@ -41,7 +42,7 @@ class Asked(Generic[T]):
         clock: Callable[[], float],
         on_lost: Callable[[str, str], None],
     ) -> None:
-        self.time_s = 0.0
+        self.time_s, self.took_s = 0.0, 0.0
         self._name, self._read, self._clock, self._on_lost = name, read, clock, on_lost
         self._loss: _Loss | None = None
 
@@ -62,7 +63,7 @@ class Asked(Generic[T]):
             return None
         if loss is not None and start_s >= loss.time_s + RETRY_LOST_S:
             self._loss = None  # sooner, it may be coming and going
-        self.time_s = (start_s + end_s) / 2.0
+        self.time_s, self.took_s = (start_s + end_s) / 2.0, end_s - start_s
         return value
 
     def _fail(self, now_s: float, why: str) -> None:

@@ -250,5 +250,6 @@ class _Device:
 
     def _emit(self, time_s: float, energy_j: float | None, gauge: GaugeReading) -> None:
         meter = self._meter
-        row = Reading(time_s, meter.component, meter.device, meter.source, energy_j, *gauge[:-1])
+        took_s = None if energy_j is None else round(self._counter.took_s, 3)
+        row = Reading(time_s, meter.component, meter.device, meter.source, energy_j, *gauge[:-1], took_s)
         self._listener.emit(row)

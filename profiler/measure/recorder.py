@@ -4,7 +4,8 @@ Time is cut without gaps: at every moment one phase is open, `enter` closes it a
 turns what has gathered into a row. Nothing here synchronises a GPU, and every method returns in microseconds.
 
 Between two steps of real work every line of Python runs from cold caches, ten times slower than in a loop. So hooks
-of every step do not even call a method of ours: they append to a queue, by the function that `look` gives them.
+of every step do not even call a method of ours: they append to a queue, by `note`, and read the clock of CPU time
+themselves if `look` gave it to them.
 """
 
 from __future__ import annotations
@@ -25,13 +26,13 @@ from profiler.records import Phase, Row
 __all__ = ["DeviceTimer", "Memory", "Note", "Recorder", "Work"]
 
 Noted = (
-    tuple[Phase | None, float]
-    | tuple[Phase | None, float, float | None]
+    tuple[Phase | None, float, float | None]
     | tuple[Phase | None, float, float | None, Work, Any, tuple[Any, ...] | None]
 )
 """The first fields of an `Instant`: a phase that is entered, at what time, or a microbatch that ends there, too."""
 
 Note = Callable[[Noted], None]
+Clock = Callable[[], float]
 
 _UNSAID = (None,) * 6
 
@@ -81,6 +82,7 @@ class Recorder:
 
     Attributes:
         clock: As given.
+        note: Takes an instant.
         later: What each loss must go through before it is noted, or None.
     """
 
@@ -88,9 +90,9 @@ class Recorder:
         self,
         emit: Callable[[Row], None],
         *,
-        clock: Callable[[], float],
+        clock: Clock,
         origin_s: float = 0.0,
-        cpu_clock: Callable[[], float] = time.process_time,
+        cpu_clock: Clock = time.process_time,
         rank: int = 0,
         phases_known: bool = True,
         timer: DeviceTimer | None = None,
@@ -108,7 +110,7 @@ class Recorder:
         self._memory: Memory | None = None
         self.later: Callable[[object], Scalar] | None = None if scalars is None else scalars.later
         self._instants: deque[tuple[Any, ...]] = deque()
-        self._note: Note = self._instants.append if timer is None else self._note_ticket
+        self.note: Note = self._instants.append if timer is None else self._note_ticket
         self._cpu_known = phases_known and timer is None
         self._reading, self._next_look_s, self._looks = False, 0.0, 0
         self._digest = Digest(
@@ -132,7 +134,7 @@ class Recorder:
 
     def enter(self, phase: Phase | None) -> None:
         """Close the open phase and open `phase`; None means outside of training."""
-        self._note_reading((phase, self.clock()))
+        self.note((phase, self.clock(), self._cpu_clock()))
 
     @contextmanager
     def within(self, phase: Phase) -> Iterator[None]:
@@ -166,10 +168,10 @@ class Recorder:
         """
         scalar = loss if self.later is None else self.later(loss)
         ended = StepEnd(step, metrics=metrics, memory=memory)
-        self._note_reading((then, self.clock(), None, work, scalar, ended))
+        self.note((then, self.clock(), self._cpu_clock(), work, scalar, ended))
         self._attend()
 
-    def look(self, now_s: float) -> tuple[Note, float]:
+    def look(self, now_s: float) -> tuple[Clock | None, float]:
         """To be called after a microbatch, and before the first: what is not done in every one of them is done here.
 
         Now and then the CPU time of a microbatch is read at each of its instants; the others share what was used.
@@ -178,20 +180,21 @@ class Recorder:
             now_s: By `clock`.
 
         Returns:
-            What takes instants from now on, and when to look again: after the first microbatch that ends then or later.
+            The clock of CPU time if it is to be read at each instant from now on, and when to look again: after the
+            first microbatch that ends then or later.
         """
         if self._reading and now_s < self._next_look_s:
             self._reading = False
-            return self._note, self._next_look_s
+            return None, self._next_look_s
         self._attend()
         if not self._cpu_known:
-            return self._note, -math.inf if self._timer else now_s + LOOK_S
+            return None, -math.inf if self._timer else now_s + LOOK_S
         if not self._reading:
-            self._note((self.phase, now_s, self._cpu_clock()))
+            self.note((self.phase, now_s, self._cpu_clock()))
         self._looks += 1
         self._reading = True
         self._next_look_s = now_s + LOOK_S * (0.5 + self._looks * GOLDEN % 1.0)
-        return self._note_reading, now_s
+        return self._cpu_clock, now_s
 
     def mark(
         self, kind: str, start_s: float, end_s: float | None = None, note: Mapping[str, object] | None = None
@@ -252,10 +255,6 @@ class Recorder:
         assert self._timer is not None
         ticket = self._timer.note(noted[1] - self._origin_s)
         self._instants.append((*noted, *_UNSAID[len(noted) :], ticket))
-
-    def _note_reading(self, noted: Noted) -> None:
-        """Note an instant, and the CPU time at it."""
-        self._note((noted[0], noted[1], self._cpu_clock(), *noted[3:]))
 
     def _on_the_runs_clock(self, noted: tuple[Any, ...]) -> Instant:
         return Instant(noted[0], noted[1] - self._origin_s, *noted[2:])

@@ -1,7 +1,8 @@
 """What the readings of one cumulative counter say of its course: when it changed, and where it cannot be believed.
 
 A counter that moves in steps changed after the reading before, and no earlier than an update period ago: half way is
-assumed, and how wide that interval is is kept. The sampler begins with a close look, which tells the period.
+assumed, and how wide that interval is is kept. A call that took long widens it: what it told is of some moment of it.
+The sampler begins with a close look, which tells the period.
 
 Rows with NaN or negative joules are left out, and are a gap. A fall (driver reload, clock going backwards) and a rise
 that no device could draw are bridged at the power around them, and what was used meanwhile counts as never told. A
@@ -55,6 +56,7 @@ class Course:
         untold: Stretches whose joules nothing told.
         changes: Which knots are changes.
         read_s, read_j: All readings that can be believed, with falls and impossible rises bridged.
+        took_s: How long each of these took.
         period_s: Seconds between updates, as the close look saw them; None if the counter follows continuously.
     """
 
@@ -66,16 +68,17 @@ class Course:
     changes: slice
     read_s: Floats
     read_j: Floats
+    took_s: Floats
     period_s: float | None
 
 
 def course_of(
     readings: pl.DataFrame, meter: Mapping[str, Any], asleep: Sequence[tuple[float, float]] = ()
 ) -> tuple[Course | None, tuple[str, ...]]:
-    """The course that rows with `time_s`, `energy_j` and, maybe, `power_w` tell, and a sentence for every fault.
+    """The course that rows with `time_s`, `energy_j` and, maybe, more tell, and a sentence for every fault.
 
     Args:
-        readings: Rows of one device, any order.
+        readings: Rows of one device, any order; `power_w` and `took_s` are used if they are there.
         meter: The fields of `Meter` as stored: `update_period_s`, `power_max_w`.
         asleep: Seconds between which the machine slept; what the counter did meanwhile is not believed.
 
@@ -85,6 +88,7 @@ def course_of(
     known, faults = _believable(readings)
     read_s = known["time_s"].to_numpy().astype(np.float64)
     told_j = known["energy_j"].to_numpy().astype(np.float64)
+    took_s = known["took_s"].to_numpy().astype(np.float64)
     across = _across(read_s, asleep)
     read_j, broken, more = _without_jumps(read_s, told_j, meter, across)
     moved = _changed_at(read_j, meter["update_period_s"])
@@ -92,7 +96,9 @@ def course_of(
     faults += more
     if len(moved) < 2 or read_j[-1] <= read_j[0] or _falls(told_j, across) > MOST_FALLS:
         return None, tuple(faults)
-    time_s, late_s = _instants(read_s, moved, period_s)
+    took_s = _possible(took_s, np.diff(read_s))
+    latest_s, late_s = latest_and_width(read_s, took_s, moved, period_s)
+    time_s = latest_s - late_s / 2.0
     usual_s = _usual_gap(read_s, meter["update_period_s"])
     spacing_s = max(float(np.median(np.diff(time_s))), usual_s)
     knot_s, knot_j, knot_late_s = _with_ends(read_s, read_j, time_s, read_j[moved], late_s, spacing_s)
@@ -113,6 +119,7 @@ def course_of(
         changes=slice(first, first + len(moved)),
         read_s=read_s,
         read_j=read_j,
+        took_s=took_s,
         period_s=period_s,
     )
     return course, tuple(faults)
@@ -120,13 +127,18 @@ def course_of(
 
 def _believable(readings: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
     """Rows by time whose joules can be a counter's; of several at one instant, the most."""
-    known = readings.select("time_s", "energy_j").drop_nulls()
-    fine = known.filter(
-        pl.col("time_s").is_finite() & pl.col("energy_j").is_finite() & (pl.col("energy_j") >= 0.0)
-    )
+    took_s = pl.col("took_s").fill_null(0.0) if "took_s" in readings.columns else pl.lit(0.0).alias("took_s")
+    known = readings.select("time_s", "energy_j", took_s).drop_nulls()
+    fine = known.filter(pl.all_horizontal(pl.all().is_finite(), pl.col("energy_j", "took_s") >= 0.0))
     bad = len(known) - len(fine)
     faults = [f"{bad} readings of its counter were negative or not finite, and were left out"] if bad else []
     return fine.sort("time_s", "energy_j").unique("time_s", keep="last", maintain_order=True), faults
+
+
+def _possible(took_s: Floats, gap_s: Floats) -> Floats:
+    """What calls took, at most what they can have: none of them begins before the one before it has ended."""
+    room_s = np.minimum(np.append(gap_s, gap_s[-1]), np.append(gap_s[0], gap_s))
+    return np.asarray(np.minimum(took_s, 1.999 * room_s), dtype=np.float64)
 
 
 def _across(time_s: Floats, asleep: Sequence[tuple[float, float]]) -> Flags:
@@ -186,14 +198,14 @@ def _period(read_s: Floats, moved: NDArray[np.intp], stated_s: float | None) -> 
     return min(stated_s, float(np.median(seen_s))) if len(seen_s) >= FEW_PERIODS else stated_s
 
 
-def _instants(
-    read_s: Floats, moved: NDArray[np.intp], update_period_s: float | None
+def latest_and_width(
+    read_s: Floats, took_s: Floats, moved: NDArray[np.intp], update_period_s: float | None
 ) -> tuple[Floats, Floats]:
-    """When the counter changed, and how wide the interval is in which it may have."""
+    """When the counter changed at the latest, and how wide the interval is in which it may have."""
+    begun_s, ended_s = read_s - took_s / 2.0, read_s + took_s / 2.0
     if not update_period_s:
-        return read_s[moved], np.zeros(len(moved))
-    late_s = np.minimum(read_s[moved] - read_s[moved - 1], update_period_s)
-    return read_s[moved] - late_s / 2.0, late_s
+        return ended_s[moved], took_s[moved]
+    return ended_s[moved], ended_s[moved] - np.maximum(begun_s[moved - 1], begun_s[moved] - update_period_s)
 
 
 def _usual_gap(read_s: Floats, stated_s: float | None) -> float:

@@ -19,6 +19,8 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from profiler.metrics.counter import latest_and_width
+
 Seconds = NDArray[np.float64]
 Rows = NDArray[np.int64]
 
@@ -56,11 +58,13 @@ _SEAM = 0.05
 class Readings:
     """All readings of a counter in order of time, without falls; `period_s` None: it follows continuously.
 
+    `took_s` is how long each took: what it told is of some moment of it.
     `breaks_s` are instants across which what the counter told cannot be believed: a reset, a frozen counter.
     """
 
     time_s: Seconds
     energy_j: Seconds
+    took_s: Seconds
     period_s: float | None
     breaks_s: Seconds = field(default_factory=lambda: np.empty(0))
 
@@ -95,11 +99,11 @@ class Ticks:
 def ticks_by_reading(readings: Readings) -> Ticks:
     """Each change somewhere between two readings, at most one period before the second."""
     block = readings.blocks()
-    kept = readings.changed() & (block >= 0)
-    gap_s = np.concatenate([[0.0], np.diff(readings.time_s)])[kept]
+    kept = np.flatnonzero(readings.changed() & (block >= 0))
+    latest_s, width_s = latest_and_width(readings.time_s, readings.took_s, kept, readings.period_s)
     return Ticks(
-        latest_s=readings.time_s[kept],
-        width_s=np.minimum(gap_s, readings.period_s or 0.0),
+        latest_s=latest_s,
+        width_s=width_s,
         energy_j=readings.energy_j[kept],
         block=block[kept],
     )
@@ -124,7 +128,7 @@ def ticks_by_beat(readings: Readings, expected_j: Callable[[Seconds], Seconds]) 
     beats = _agreeing([_beat_of(stretch, period_s) for stretch in stretches], stretches)
     for beat, rows in ((b, s.rows) for b, s in zip(beats, stretches, strict=True) if b is not None):
         age_s = (readings.time_s[rows] - beat.tick_s) % beat.period_s
-        unsure_s = beat.width_s / 2.0 + beat.period_s / _BINS
+        unsure_s = (beat.width_s + readings.took_s[rows]) / 2.0 + beat.period_s / _BINS
         kept[rows] = (age_s > unsure_s) & (age_s < beat.period_s - unsure_s)
         latest_s[rows] -= age_s - beat.width_s / 2.0
         width_s[rows] = beat.width_s

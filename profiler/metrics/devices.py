@@ -22,7 +22,7 @@ NEARLY_ALL = 0.99
 """Two ranks that end together differ by less in how long they read a device that they share."""
 
 
-_COLUMNS = ("time_s", "energy_j", "power_w", "average_power_w")
+_COLUMNS = ("time_s", "energy_j", "power_w", "average_power_w", "took_s")
 
 
 @final

@@ -9,7 +9,8 @@ Error bar of a window, for 95 of 100 windows: U² = gain² + edge² + gap² + al
     edge    of the stretch between two changes in which an end of the window lies, two terms in quadrature. Line: the
             power inside the stretch is not known; if the window covers the share u of it, the worst case is
             D u (1 - u) x its seconds, where D is how much power varies thereabouts. Late: the instant of a change is
-            known to an interval only; the window's weight on that change x the power there x the interval
+            known to an interval only, between two readings and within the calls that told them; the window's weight
+            on that change x the power there x the interval
     gap     the same line term, with the span of all powers, for a stretch in which readings are missing but whose
             joules the counter told afterwards (nothing if the window holds it whole); the most power x seconds where
             nothing told them: a reset, a frozen counter, before the first reading, after the last

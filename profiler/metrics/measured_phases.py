@@ -126,6 +126,7 @@ def _division(device: DeviceCurve, phases: Sequence[str]) -> Division:
     readings = Readings(
         time_s=course.read_s[inside],
         energy_j=course.read_j[inside],
+        took_s=course.took_s[inside],
         period_s=course.period_s,
         breaks_s=((course.time_s[:-1] + course.time_s[1:]) / 2.0)[course.untold],
     )

@@ -24,7 +24,7 @@ THOUSANDTHS: Mapping[str, str] = {
 
 _FEW_VALUES = frozenset(
     {"component", "device", "source", "kind", "rank", "utilization", "memory_used_bytes", "temperature_c"}
-    | {"sm_clock_hz", "power_limit_w", "throttle_reasons", "metrics.list.element.name"}
+    | {"sm_clock_hz", "power_limit_w", "throttle_reasons", "took_s", "metrics.list.element.name"}
 )
 """Columns whose values come again and again: a dictionary holds each once."""
 

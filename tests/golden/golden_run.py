@@ -66,6 +66,7 @@ class Golden:
                         device=meter.device,
                         source=meter.source,
                         energy_j=counter.read(),
+                        took_s=0.001,
                     )
                 )
 
