@@ -20,7 +20,7 @@ from profiler.errors import RunsFolderError
 from profiler.metrics.carbon import CarbonFactors
 from profiler.metrics.listing import Listing, list_folder, runs_by_name
 from profiler.metrics.summary import summarize
-from profiler.metrics.timeline import gauge_timeline, power_timeline, step_timeline
+from profiler.metrics.timeline import gauge_timeline, length_s, power_timeline, step_timeline
 from profiler.store.folder import readable_runs_dir
 from profiler.store.run import StoredRun
 from profiler.store.runs import open_folder
@@ -84,6 +84,11 @@ def run_summary(run_id: str, factors: CarbonFactors | None) -> dict[str, Any]:
     return _summary(folder_state(runs_dir()), run_id, factors)
 
 
+def run_length_s(run_id: str) -> float:
+    """Where the time axes of a run end."""
+    return _length_s(folder_state(runs_dir()), run_id)
+
+
 def run_power(run_id: str) -> pl.DataFrame:
     """Power over time."""
     return _power(folder_state(runs_dir()), run_id)
@@ -127,6 +132,11 @@ def _listing(state: State, factors: CarbonFactors | None) -> Listing:
 @st.cache_data(max_entries=32, show_spinner="Computing metrics")
 def _summary(state: State, run_id: str, factors: CarbonFactors | None) -> dict[str, Any]:
     return summarize(_one(state, run_id), factors)
+
+
+@st.cache_data(max_entries=8, show_spinner="Reading the run")
+def _length_s(state: State, run_id: str) -> float:
+    return length_s(_one(state, run_id))
 
 
 @st.cache_data(max_entries=8, show_spinner="Reading the run")

@@ -25,7 +25,7 @@ from profiler.measure.session import RunFacts, Session
 from profiler.metrics.kept import kept_steps
 from profiler.metrics.points import scale_points
 from profiler.metrics.summary import summarize
-from profiler.metrics.timeline import power_timeline, step_timeline
+from profiler.metrics.timeline import length_s, power_timeline, step_timeline
 from profiler.report.attempt_rows import attempt_cells, lost_text
 from profiler.report.charts import loss_chart
 from profiler.report.terminal import run_table
@@ -325,6 +325,7 @@ def test_attempts_follow_each_other_in_time_without_the_time_between(tmp_path: P
     assert steps.filter("lost")["step"].to_list() == [7, 8, 9, 10, 7, 8]
     assert power["attempt"].unique().to_list() == [1, 2, 3]
     assert power["time_s"].max() == pytest.approx(summarize(run)["duration_s"], abs=0.1)
+    assert length_s(run) == pytest.approx(summarize(run)["duration_s"], abs=0.1)
     assert loss_chart(steps).to_dict()["layer"][0]["encoding"]["x"]["field"] == "step"
 
 

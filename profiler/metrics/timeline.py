@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import accumulate
 
 import polars as pl
 
@@ -33,9 +34,8 @@ _DEVICE = ("component", "device")
 def _schema(*values: str) -> pl.Schema:
     texts = dict.fromkeys((*_DEVICE, "name", "source"), pl.String())
     ranges = [f"{value}{end}" for value in values for end in ("", "_low", "_high")]
-    return pl.Schema(
-        {**texts, "attempt": pl.Int64(), "time_s": pl.Float64(), **dict.fromkeys(ranges, pl.Float64())}
-    )
+    place = {"host": pl.String(), "rank": pl.Int64(), "attempt": pl.Int64()}
+    return pl.Schema({**texts, **place, "time_s": pl.Float64(), **dict.fromkeys(ranges, pl.Float64())})
 
 
 POWER_SCHEMA = _schema("power_w")
@@ -73,7 +73,8 @@ def _timeline(
     for curve in device_curves(run.processes):
         own = complete(_own(told[id(curve.process)], curve, schema), curve)
         labels = {key: pl.lit(str(curve.meter[key])) for key in (*_DEVICE, "name", "source")}
-        moved = _moved(own.with_columns(**labels), curve.process, shifts)
+        place = {"host": pl.lit(curve.process.facts.host), "rank": pl.lit(curve.process.facts.rank)}
+        moved = _moved(own.with_columns(**labels, **place), curve.process, shifts)
         frames.append(moved.select(schema.names()).cast(schema).sort("time_s"))
     return pl.concat(frames)
 
@@ -96,14 +97,22 @@ def step_timeline(run: StoredRun) -> pl.DataFrame:
     return pl.concat(frames, how="vertical_relaxed").sort("rank", "time_s") if frames else pl.DataFrame()
 
 
+def length_s(run: StoredRun) -> float:
+    """Seconds of all attempts, one after the other: where a timeline of the run ends."""
+    return sum(_lengths(run).values())
+
+
 def _shifts(run: StoredRun) -> dict[int, float]:
-    """Seconds by which each attempt's clock is moved: the lengths of the attempts before it, by rank 0's fit."""
-    shifts, begun_s = {}, 0.0
-    for number, processes in by_attempt(run.processes).items():
-        shifts[number] = begun_s
-        window = fit_window(min(processes, key=lambda p: p.facts.rank))
-        begun_s += window[1] if window else 0.0
-    return shifts
+    """Seconds by which each attempt's clock is moved: the lengths of the attempts before it."""
+    lengths = _lengths(run)
+    return dict(zip(lengths, accumulate(lengths.values(), initial=0.0), strict=False))
+
+
+def _lengths(run: StoredRun) -> dict[int, float]:
+    """Seconds of each attempt, by rank 0's fit."""
+    leaders = (min(of, key=lambda p: p.facts.rank) for of in by_attempt(run.processes).values())
+    windows = {leader.facts.attempt: fit_window(leader) for leader in leaders}
+    return {number: window[1] if window else 0.0 for number, window in windows.items()}
 
 
 def _moved(frame: pl.DataFrame, process: StoredProcess, shifts: Mapping[int, float]) -> pl.DataFrame:
