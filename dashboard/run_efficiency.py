@@ -39,13 +39,17 @@ def utilization(summary: Mapping[str, Any]) -> None:
 
 
 def efficiency_rows(efficiency: Mapping[str, Any], notes: Mapping[str, str]) -> dict[str, str]:
-    """Speed, MFU, HFU and what the run is bound by; where they are not known, why."""
-    return {
+    """Speed, MFU, HFU and what the run is bound by; where they are not known, why: each reason once."""
+    rows = {
         "FLOP/s": format_quantity(efficiency["flops_per_s"], "FLOP/s"),
         "MFU": _or_why(mfu_text(efficiency), notes, "efficiency.mfu"),
         "HFU": _or_why(_hfu(efficiency), notes, "efficiency.hfu"),
         "Bound by": _or_why(roofline_text(efficiency), notes, "efficiency.roofline.bound"),
     }
+    names: dict[str, list[str]] = {}
+    for name, text in rows.items():
+        names.setdefault(text, []).append(name)
+    return {", ".join(of): text for text, of in names.items()}
 
 
 def origin_rows(efficiency: Mapping[str, Any]) -> dict[str, str]:

@@ -15,6 +15,10 @@ UNKNOWN = "–"
 """What a cell without a value shows: narrow columns have no room for the word."""
 
 
+_SAFE = 2.0**53
+"""Streamlit shows an error in place of a whole number beyond this one, such as the FLOPs of any training on a GPU."""
+
+
 class Shown(float):
     """A number with the text that stands for it."""
 
@@ -76,7 +80,9 @@ def draw_table(
         What `st.dataframe` returns.
     """
     known = [name for name in columns if any(row[name] is not None for row in rows)]
-    frame = pd.DataFrame({name: pd.Series([row[name] for row in rows], dtype=object) for name in known})
+    frame = pd.DataFrame(
+        {name: pd.Series(_sortable([row[name] for row in rows]), dtype=object) for name in known}
+    )
     numbers = [name for name in known if any(isinstance(row[name], Shown) for row in rows)]
     return st.dataframe(
         frame.style.format(lambda cell: cell.text, subset=numbers, na_rep=UNKNOWN),
@@ -87,3 +93,11 @@ def draw_table(
         key=key,
         **options,
     )
+
+
+def _sortable(cells: list[Any]) -> list[Any]:
+    """The cells of a column as Streamlit can show and sort them: a share of the largest where that is too large."""
+    most = max((abs(cell) for cell in cells if isinstance(cell, Shown)), default=0.0)
+    if most < _SAFE:
+        return cells
+    return [Shown(cell / most, cell.text) if isinstance(cell, Shown) else cell for cell in cells]

@@ -267,7 +267,7 @@ def test_estimated_phases_say_so_above_their_joules():
     panels = phase_chart([{**phase, "source": "estimated"} for phase in PHASES]).to_dict()["hconcat"]
     assert [panel["title"].get("subtitle", []) for panel in panels] == [
         [],
-        ["estimated from CPU time, not measured"],
+        ["Estimated from CPU time, not measured"],
     ]
 
 
@@ -466,7 +466,7 @@ def test_measured_phases_say_their_method_above_the_bars():
     methods = ("regression", "regression", None)
     phases = [{**phase, "source": "measured", "method": m} for phase, m in zip(PHASES, methods, strict=True)]
     subtitle = phase_chart(phases).to_dict()["hconcat"][1]["title"]["subtitle"]
-    assert subtitle == ["forward, backward: by regression over changes of the counter"]
+    assert subtitle == ["Forward, backward: by regression over changes of the counter"]
 
 
 def test_one_sample_is_a_dot_within_the_time_of_the_run():

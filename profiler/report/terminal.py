@@ -99,24 +99,6 @@ def _facts(summary: Mapping[str, Any]) -> RenderableType:
     return table
 
 
-def _utilization(efficiency: Mapping[str, Any]) -> str:
-    """MFU, and HFU where something was computed twice."""
-    mfu, hfu = efficiency["mfu"], efficiency["hfu"]
-    text = format_quantity(mfu, "fraction")
-    if mfu is None or hfu is None or hfu < 1.005 * mfu:
-        return text
-    return f"{text} (with recomputation, HFU: {format_quantity(hfu, 'fraction')})"
-
-
-def _roofline(place: Mapping[str, Any]) -> str:
-    """What the run is bound by, how far it is from that roof, and from which numbers."""
-    if place["bound"] is None:
-        return "unknown"
-    share = format_quantity(place["share_of_attainable"], "fraction")
-    intensity, ridge = (f"{place[f'{key}_flops_per_byte']:.3g}" for key in ("intensity", "ridge"))
-    return f"{place['bound']}-bound, at {share} of its limit ({intensity} FLOP/B; the ridge is at {ridge})"
-
-
 def _throttling(rows: Sequence[Mapping[str, Any]]) -> str:
     """Why and how often a GPU was slowed down; "unknown" when none was, which is not shown."""
     words = [f"{row['reason']} in {format_quantity(row['share'], 'fraction')} of readings" for row in rows]
