@@ -19,6 +19,7 @@ from profiler.report.facts import (
 )
 from profiler.report.quantity import UNKNOWN, format_quantity
 from profiler.store.run import StoredRun
+from profiler.words import counted
 
 _CHOICE = "run_choice"
 
@@ -44,7 +45,7 @@ def about(summary: Mapping[str, Any]) -> None:
         f"seed {summary['seed']}" if summary["seed"] is not None else "",
         format_quantity(summary["params"], "params") if summary["params"] is not None else "",
         work if work != UNKNOWN else "",
-        f"{summary['steps']} steps" if summary["steps"] is not None else "",
+        counted(summary["steps"], "step") if summary["steps"] is not None else "",
         format_quantity(summary["duration_s"], "s") if summary["duration_s"] is not None else "",
         ranks_text(summary),
     ]

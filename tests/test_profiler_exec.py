@@ -142,6 +142,11 @@ def test_what_is_stored_and_shown(exec_: Exec) -> None:
         assert (shown.exit_code, "mine" in shown.stdout) == (0, True)
 
 
+def test_one_argument_is_one(exec_: Exec) -> None:
+    exec_.run("sh", "/dev/null", options=("--quiet",))
+    assert summarize(exec_.recorded)["notes"]["command"].startswith("sh with 1 argument (not stored")
+
+
 BURN = "import time; e = time.process_time() + {0}\nwhile time.process_time() < e: pass\n"
 
 

@@ -19,6 +19,7 @@ from dashboard.tables import cell, draw_table, energy_cell, loss_cell, moment
 from profiler.report.charts import scale_chart
 from profiler.report.facts import INTERRUPTED, LOST, NO_MANIFEST, PLUS_MINUS, energy_per
 from profiler.report.tables import ESTIMATED, damaged_sentence, status_cell
+from profiler.words import counted
 
 _CHART_HEIGHT = 300
 
@@ -69,7 +70,10 @@ def main() -> None:
 
 def _headline(table: pl.DataFrame) -> None:
     statuses = table["status"].value_counts(sort=True).iter_rows()
-    st.caption(f"{len(table)} runs: " + ", ".join(f"{count} {plain(status)}" for status, count in statuses))
+    st.caption(
+        f"{counted(len(table), 'run')}: "
+        + ", ".join(f"{count} {plain(status)}" for status, count in statuses)
+    )
 
 
 def _charts(points: pl.DataFrame) -> None:

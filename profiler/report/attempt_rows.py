@@ -11,6 +11,7 @@ from rich.text import Text
 from profiler.report.carbon_rows import marked
 from profiler.report.quantity import format_quantity
 from profiler.report.tables import new_table
+from profiler.words import counted
 
 COLUMNS = ("attempt", "ended", "steps", "went on from", "time", "energy", "steps lost", "energy lost")
 
@@ -38,7 +39,7 @@ def lost_text(summary: Mapping[str, Any]) -> str:
     lost = summary["lost_work"]
     if not lost["duration_s"]:
         return "No work was lost between the attempts."
-    took = f"{lost['steps']} steps and {format_quantity(lost['duration_s'], 's')}"
+    took = f"{counted(lost['steps'], 'step')} and {format_quantity(lost['duration_s'], 's')}"
     killed = any(row["lost"]["duration_s"] and row["status"] == "lost" for row in summary["attempts"])
     took = f"at least {took} (a kill takes the last second of the record with it)" if killed else took
     what = f"Lost, since the next attempt went on from before: {took}"

@@ -13,6 +13,7 @@ from rich.text import Text
 from profiler.report.facts import INTERRUPTED, LOST, PLUS_MINUS, energy_per
 from profiler.report.long_table import LONG, LongTable
 from profiler.report.quantity import format_quantity
+from profiler.words import counted
 
 ESTIMATED = "~ estimated from CPU time, not measured"
 
@@ -84,12 +85,13 @@ def damaged_sentence(frame: pl.DataFrame) -> str | None:
     Args:
         frame: One row a run, or, with a column `budget_tokens`, one row a point.
     """
-    count, whole = frame["damaged"].sum(), len(frame)
+    count, whole = int(frame["damaged"].sum()), len(frame)
     if not count:
         return None
     if "budget_tokens" in frame.columns:
-        return f"{count} of these {whole} points {'comes' if count == 1 else 'come'} from runs with damaged files."
-    return f"{count} {'run has' if count == 1 else 'runs have'} damaged files: see 'joulescale show NAME'"
+        come = "comes" if count == 1 else "come"
+        return f"{count} of these {counted(whole, 'point')} {come} from runs with damaged files."
+    return f"{counted(count, 'run has', 'runs have')} damaged files: see 'joulescale show NAME'"
 
 
 def status_cell(row: Mapping[str, Any]) -> str:
