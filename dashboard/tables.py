@@ -10,6 +10,7 @@ import pandas as pd
 import streamlit as st
 
 from profiler.report.quantity import format_quantity
+from profiler.report.tables import bounded_cell
 
 UNKNOWN = "–"
 """What a cell without a value shows: narrow columns have no room for the word."""
@@ -48,6 +49,11 @@ def energy_cell(
     if value is None:
         return None
     return Shown(value, ("~ " if source == "estimated" else "") + format_quantity(value, unit, plus_minus))
+
+
+def bounded_shown(row: Mapping[str, Any], shown: Shown | None) -> Shown | None:
+    """A sum over ranks: of a run that lacks some, it is what it was at least."""
+    return None if shown is None else Shown(shown, bounded_cell(row, shown.text))
 
 
 def loss_cell(value: float | None, plus_minus: float | None = None) -> Shown | None:

@@ -428,9 +428,10 @@ def test_a_reason_of_several_is_said_once(monkeypatch, tmp_path):
     )
     scripted_run(tmp_path)
     (run,) = scan_runs(tmp_path)
-    efficiency = summarize(run)["efficiency"] | {"mfu": None, "hfu": None}
-    efficiency["roofline"] |= {"bound": None}
-    assert efficiency_rows(efficiency, notes)["MFU, HFU, Bound by"] == "unknown: no peak is known"
+    summary = summarize(run) | {"notes": notes}
+    summary["efficiency"] |= {"mfu": None, "hfu": None}
+    summary["efficiency"]["roofline"] |= {"bound": None}
+    assert efficiency_rows(summary)["MFU, HFU, Bound by"] == "unknown: no peak is known"
 
 
 def test_flags_of_a_device_stand_beneath_its_table():

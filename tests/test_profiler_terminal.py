@@ -11,7 +11,7 @@ from typing import Any
 import polars as pl
 import pytest
 from fixtures_runs import make_points
-from fixtures_scripted import Script, cpu_only, gpu, gpu_and_cpu, scripted_run
+from fixtures_scripted import Script, cpu_only, gpu, gpu_and_cpu, nothing, scripted_run
 
 from profiler.carbon.factors import CarbonFactors
 from profiler.measure.peak import Peak
@@ -74,6 +74,25 @@ def test_where_tokens_are_not_counted_samples_stand_in(tmp_path: Path, shown: Ca
     assert "energy per sample ~ " in text
     assert "mJ/sample" in text
     assert "energy per token" not in text
+
+
+def test_of_samples_alone_no_tokens_are_spoken_of_where_the_energy_is_unknown(
+    tmp_path: Path, shown: Callable[..., str]
+):
+    run = scripted_run(tmp_path, SAMPLES, counters=nothing)
+    text = words(shown(run_table(summarize(run))))
+    assert "energy per sample unknown" in text
+    assert "energy per token" not in text
+
+
+def test_energy_of_a_unit_of_work_has_its_error_bar(tmp_path: Path, shown: Callable[..., str]):
+    summary = summarize(scripted_run(tmp_path))
+    energy, efficiency = summary["energy"], summary["efficiency"]
+    share = energy["measured_plus_minus_j"] / energy["measured_j"]
+    for unit in ("token", "sample"):
+        amount, bar = efficiency[f"energy_per_{unit}_j"], efficiency[f"energy_per_{unit}_plus_minus_j"]
+        assert bar / amount == pytest.approx(share)
+    assert re.search(r"energy per token [\d.]+ ± [\d.e-]+ mJ/token", words(shown(run_table(summary))))
 
 
 def test_a_lost_run_says_what_that_is_and_when_it_was_last_alive(tmp_path: Path, shown: Callable[..., str]):

@@ -15,9 +15,9 @@ from dashboard.kinds import largest_kind, of_kind
 from dashboard.limits import searched, thinned
 from dashboard.plain import plain
 from dashboard.sidebar import factors
-from dashboard.tables import cell, draw_table, energy_cell, loss_cell, moment
+from dashboard.tables import bounded_shown, cell, draw_table, energy_cell, loss_cell, moment
 from profiler.report.charts import scale_chart
-from profiler.report.facts import INTERRUPTED, LOST, NO_MANIFEST, PLUS_MINUS, energy_per
+from profiler.report.facts import INTERRUPTED, LOST, NO_MANIFEST, PARTIAL, PLUS_MINUS, energy_per, work_unit
 from profiler.report.tables import ESTIMATED, damaged_sentence, status_cell
 from profiler.words import counted
 
@@ -29,7 +29,7 @@ _COLUMNS = {
     "status": _text(
         "Status",
         width=92,
-        help=f"lost: {LOST}. interrupted: {INTERRUPTED}. partial: ranks of it are missing."
+        help=f"lost: {LOST}. interrupted: {INTERRUPTED}. partial: {PARTIAL}."
         f" damaged: files of it cannot be read, or {NO_MANIFEST}.",
     ),
     "kind": _text("Workload", width=86),
@@ -108,20 +108,20 @@ def _table(table: pl.DataFrame) -> None:
 def _row(row: Mapping[str, Any]) -> dict[str, Any]:
     """One run's cells."""
     source = row["energy_source"] or "measured"
-    _, per_j, per_unit = energy_per(row)
-    counted = "samples" if row["tokens_per_s"] is None else "tokens"
+    unit = work_unit(row)
+    bounded = partial(bounded_shown, row)
     return {
         "run": row["run_id"],
         "status": status_cell(row),
         "kind": "/".join(filter(None, (row["workload"], row["preset"]))) or None,
         "params": cell(row["params"], "params", bare=True),
-        "tokens": cell(row["tokens"], "tokens", bare=True),
+        "tokens": bounded(cell(row["tokens"], "tokens", bare=True)),
         "loss": loss_cell(row["loss"]),
-        "energy": energy_cell(row[f"{source}_j"], "J", source, row[f"{source}_plus_minus_j"]),
-        "energy_per": energy_cell(per_j, per_unit, source),
-        "mfu": cell(row["mfu"], "fraction"),
-        "emissions": energy_cell(row["emissions_g"], "g", source),
-        "throughput": cell(row[f"{counted}_per_s"], f"{counted}/s"),
+        "energy": bounded(energy_cell(row[f"{source}_j"], "J", source, row[f"{source}_plus_minus_j"])),
+        "energy_per": energy_cell(*energy_per(row, unit), source),
+        "mfu": bounded(cell(row["mfu"], "fraction")),
+        "emissions": bounded(energy_cell(row["emissions_g"], "g", source)),
+        "throughput": bounded(cell(row[f"{unit}_per_s"], f"{unit}/s")),
         "duration": cell(row["duration_s"], "s"),
         "seed": cell(row["seed"], ""),
         "created_at": moment(row["created_at"]),

@@ -170,7 +170,8 @@ def _waits(processes: Sequence[StoredProcess]) -> pl.DataFrame | None:
     is_last = pl.col("own_s") == latest_s
     return common.with_columns(
         wait_s=pl.min_horizontal(latest_s - pl.col("own_s"), "synchronising_s"),
-        is_slowest=is_last & (is_last.sum().over("step") == 1),  # of ranks that are alike nobody waits for one
+        is_slowest=is_last
+        & (is_last.sum().over("step") == 1),  # of ranks that are alike nobody waits for one
     )
 
 

@@ -50,7 +50,7 @@ def summarize(
     totals = step_totals(processes if steps_known else ())
     headline_j, headline_bar = energy[f"{energy['headline']}_j"], energy[f"{energy['headline']}_plus_minus_j"]
     traffic = measured_traffic(processes, manifest.peak_bytes_per_s)
-    efficient, notes = efficiency(manifest, totals, headline_j, traffic)
+    efficient, notes = efficiency(manifest, totals, headline_j, traffic, plus_minus_j=headline_bar)
     chosen, bad_factors = run_factors(run, factors)
     use = Use(
         energy_j=headline_j,

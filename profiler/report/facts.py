@@ -10,6 +10,7 @@ from profiler.report.quantity import UNKNOWN, format_quantity
 
 LOST = "its process ended without saying so"
 INTERRUPTED = "it was stopped before its end"
+PARTIAL = "ranks of it are missing, so that sums over ranks are what they were at least (≥)"
 NO_MANIFEST = "its run.json cannot be read"
 INSIDE_STEPS = "time inside steps only"
 
@@ -53,7 +54,8 @@ def status_text(summary: Mapping[str, Any]) -> str:
 
 def work_text(summary: Mapping[str, Any]) -> str:
     """Tokens, or else samples."""
-    return format_quantity(summary[_counted(summary)], _counted(summary))
+    unit = work_unit(summary)
+    return at_least(summary, format_quantity(summary[unit], unit))
 
 
 def ranks_text(summary: Mapping[str, Any]) -> str:
@@ -66,14 +68,48 @@ def ranks_text(summary: Mapping[str, Any]) -> str:
 
 def throughput_text(summary: Mapping[str, Any]) -> str:
     """Tokens a second, or samples where tokens were not counted."""
-    unit = f"{_counted(summary)}/s"
-    return format_quantity(summary["throughput"][f"{_counted(summary)}_per_s"], unit)
+    unit = work_unit(summary)
+    return at_least(summary, format_quantity(summary["throughput"][f"{unit}_per_s"], f"{unit}/s"))
 
 
-def energy_per(efficiency: Mapping[str, Any]) -> tuple[str, float | None, str]:
-    """What a unit of work costs: its title, joules, unit. Of a sample where tokens were not counted."""
-    unit = _unit(efficiency)
-    return f"Energy per {unit}", efficiency[f"energy_per_{unit}_j"], f"J/{unit}"
+def energy_per(row: Mapping[str, Any], unit: str) -> tuple[float | None, str]:
+    """What a unit of work costs, and in what: joules a token, or a sample where only these were counted.
+
+    Args:
+        row: The `efficiency` of a summary, or a row of `metrics.overview.overview`.
+        unit: Of `work_unit`.
+    """
+    one = unit.removesuffix("s")
+    return row[f"energy_per_{one}_j"], f"J/{one}"
+
+
+def energy_per_text(summary: Mapping[str, Any]) -> tuple[str, str]:
+    """The same of a whole run: its title, and the amount with half its error bar."""
+    unit = work_unit(summary)
+    one, efficiency = unit.removesuffix("s"), summary["efficiency"]
+    text = format_quantity(*energy_per(efficiency, unit), efficiency[f"energy_per_{one}_plus_minus_j"])
+    of = ", of what was recorded" if summary["partial"] and text != UNKNOWN else ""
+    return f"Energy per {one}", text + of
+
+
+def work_unit(row: Mapping[str, Any]) -> str:
+    """What work is counted in: tokens, or samples where only these were.
+
+    Args:
+        row: A summary, or a row of `metrics.overview.overview`.
+    """
+    samples = row["samples"] if "samples" in row else row["samples_per_s"]
+    return "samples" if row["tokens"] is None and samples is not None else "tokens"
+
+
+def at_least(row: Mapping[str, Any], text: str) -> str:
+    """A sum over ranks: of a run that lacks some, it is what it was at least.
+
+    Args:
+        row: A summary.
+        text: The sum.
+    """
+    return f"at least {text}" if row["partial"] and text != UNKNOWN else text
 
 
 def mfu_text(efficiency: Mapping[str, Any]) -> str:
@@ -132,12 +168,3 @@ def _clock_time(moment: str) -> str:
         return ""
     today = when.date() == datetime.now(UTC).date()
     return when.strftime("%H:%M:%S UTC" if today else "%Y-%m-%d %H:%M:%S UTC")
-
-
-def _counted(summary: Mapping[str, Any]) -> str:
-    return "samples" if summary["tokens"] is None and summary["samples"] is not None else "tokens"
-
-
-def _unit(row: Mapping[str, Any]) -> str:
-    per_token, per_sample = row["energy_per_token_j"], row["energy_per_sample_j"]
-    return "sample" if per_token is None and per_sample is not None else "token"

@@ -10,12 +10,15 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from profiler.report.facts import INTERRUPTED, LOST, PLUS_MINUS, energy_per
+from profiler.report.facts import INTERRUPTED, LOST, PARTIAL, PLUS_MINUS, energy_per, work_unit
 from profiler.report.long_table import LONG, LongTable
 from profiler.report.quantity import format_quantity
 from profiler.words import counted
 
 ESTIMATED = "~ estimated from CPU time, not measured"
+
+_UNKNOWN = "-"
+"""What a cell without a value shows."""
 
 _LOSSES = {"training": "train loss", "validation": "val. loss"}
 
@@ -31,18 +34,17 @@ def overview_table(frame: pl.DataFrame) -> RenderableType:
     rows = []
     for row in frame.iter_rows(named=True):
         source = row["energy_source"]
-        _, per, unit = energy_per(row)
         cells = [
             row["run_id"],
             status_cell(row),
             _cell(row["steps"], ""),
-            _cell(row["tokens"], ""),
+            bounded_cell(row, _cell(row["tokens"], "")),
             _number(row["loss"]),
             _cell(row["duration_s"], "s"),
-            _energy_cell(row[f"{source or 'measured'}_j"], "J", source),
-            _energy_cell(per, unit, source),
-            _cell(row["mfu"], "fraction"),
-            _energy_cell(row["emissions_g"], "g", source),
+            bounded_cell(row, _energy_cell(row[f"{source or 'measured'}_j"], "J", source)),
+            _energy_cell(*energy_per(row, work_unit(row)), source),
+            bounded_cell(row, _cell(row["mfu"], "fraction")),
+            bounded_cell(row, _energy_cell(row["emissions_g"], "g", source)),
         ]
         rows.append(cells[: len(columns) + len(emits)])
     return _with_legend(_table_of([*columns, *emits], rows), frame, _of_runs(frame))
@@ -101,6 +103,11 @@ def status_cell(row: Mapping[str, Any]) -> str:
     return f"{status}{missing}" + (", damaged" if row["damaged"] and status != "damaged" else "")
 
 
+def bounded_cell(row: Mapping[str, Any], text: str) -> str:
+    """A sum over ranks: of a run that lacks some, it is what it was at least."""
+    return f"≥ {text}" if row["partial"] and text != _UNKNOWN else text
+
+
 def new_table(*columns: str) -> Table:
     """An empty table: the first column to the left, numbers to the right."""
     table = Table(box=None, header_style="bold", padding=(0, 1))
@@ -122,7 +129,7 @@ def _table_of(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Renderab
 def _of_runs(frame: pl.DataFrame) -> list[str | None]:
     statuses = frame["status"].unique().to_list()
     told = {"lost": f"lost: {LOST}", "interrupted": f"interrupted: {INTERRUPTED}"}
-    partial = "partial: ranks are missing, see 'joulescale show NAME'" if frame["partial"].any() else None
+    partial = f"partial: {PARTIAL}, see 'joulescale show NAME'" if frame["partial"].any() else None
     said = (sentence for status, sentence in told.items() if status in statuses)
     return [*said, partial, damaged_sentence(frame)]
 
@@ -149,16 +156,16 @@ def _loss_cell(row: Mapping[str, Any], *, wide: bool, mixed: bool) -> str:
 
 
 def _cell(value: float | None, unit: str) -> str:
-    return "-" if value is None else format_quantity(value, unit)
+    return _UNKNOWN if value is None else format_quantity(value, unit)
 
 
 def _number(value: float | None, plus_minus: float | None = None) -> str:
     if value is None:
-        return "-"
+        return _UNKNOWN
     return f"{value:.3f}" if plus_minus is None else f"{value:.3f} ± {plus_minus:.3f}"
 
 
 def _energy_cell(value: float | None, unit: str, source: str | None, plus_minus: float | None = None) -> str:
     if value is None:
-        return "-"
+        return _UNKNOWN
     return ("~ " if source == "estimated" else "") + format_quantity(value, unit, plus_minus)
