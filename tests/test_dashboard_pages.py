@@ -444,7 +444,7 @@ def test_flags_of_a_device_stand_beneath_its_table():
     assert flags(parts[0], notes) == ["two others"]
     idle = {"power_w": 70.0, "plus_minus_w": 3.5, "energy_j": 700.0, "share": 0.25}
     assert idle_text(idle).startswith(
-        "Idle, before the training: 70 ± 4 W. Over the training that comes to 700 J, 25.0 %"
+        "Idle, before the training: 70.0 ± 3.5 W. Over the training that comes to 700 J, 25.0 %"
     )
 
 

@@ -33,16 +33,16 @@ _COLUMNS = {
         f" damaged: files of it cannot be read, or {NO_MANIFEST}.",
     ),
     "kind": _text("Workload", width=86),
-    "params": _number("Size", width=64, help="Parameters."),
+    "params": _number("Size", width=60, help="Parameters."),
     "tokens": _number("Tokens", width=66),
     "loss": _number("Train loss", width=82, help="Of the last step; of lm in nats a token."),
     "energy": _number(
-        "Energy", width=112, help="Measured where a sensor gave joules, else the estimate (~)."
+        "Energy", width=120, help="Measured where a sensor gave joules, else the estimate (~)."
     ),
     "energy_per": _number(
         "Energy per", width=124, help="Of a token, or of a sample where tokens are not counted."
     ),
-    "mfu": _number("MFU", width=66),
+    "mfu": _number("MFU", width=60),
     "duration": _number("Time", width=78),
     "emissions": _number("CO2e", width=90),
     "throughput": _number("Throughput", width=125, help="All ranks together, time inside steps only."),
