@@ -62,7 +62,8 @@ def summarize(
     )
     emitted, carbon_notes = carbon(chosen, use)
     notes |= carbon_notes | bad_factors
-    tried = attempts(run, curves)
+    summed = {kind for kind in ("measured", "estimated") if energy[f"{kind}_j"] is not None}
+    tried = attempts(run, curves, summed)
     loss, loss_notes = _last_loss(processes) if steps_known else (None, {})
     summary: dict[str, Any] = {
         "run_id": run.run_id,

@@ -23,7 +23,7 @@ def attempt_rows(summary: Mapping[str, Any]) -> list[RenderableType]:
     table = new_table(*COLUMNS)
     for cells in attempt_cells(summary):
         table.add_row(*cells.values())
-    return [table, Text(lost_text(summary), style="dim")]
+    return [table, *(Text(line, style="dim") for line in (*sum_texts(summary), lost_text(summary)))]
 
 
 def attempt_cells(summary: Mapping[str, Any]) -> list[dict[str, str]]:
@@ -50,8 +50,30 @@ def lost_text(summary: Mapping[str, Any]) -> str:
     return f"{what}, {joules}, {share} of the run's energy. It is part of the run's energy and emissions."
 
 
+def sum_texts(summary: Mapping[str, Any]) -> list[str]:
+    """Why energies of attempts are no knowledge of their own, or do not add up to that of the run; else nothing."""
+    energy, kind, rows = summary["energy"], summary["energy"]["headline"], summary["attempts"]
+    if energy[f"{kind}_j"] is None:
+        if all(row["energy"][f"{kind}_j"] is None for row in rows):
+            return []
+        why = summary["notes"][f"energy.{kind}_j"]
+        return [f"These energies make no sum: the run's energy is not known, for {why.rstrip('.')}."]
+    vague = [row for row in rows if row["energy"][f"{kind}_j"] is None]
+    bounded = [row["attempt"] for row in vague if row["energy"][f"{kind}_in_sum_j"]]
+    silent = [note for row in vague if (note := summary["notes"].get(f"attempt {row['attempt']}"))]
+    told = [f"{note[0].upper()}{note[1:]}." for note in silent]
+    if bounded:
+        of = f"attempt{'s' if len(bounded) > 1 else ''} {', '.join(map(str, bounded))}"
+        told.append(
+            f"The energy of {of} is not known alone, since its bar is as wide as its value; the run's energy counts"
+            " it so."
+        )
+    return told
+
+
 def _cells(row: Mapping[str, Any], headline: str) -> tuple[str, ...]:
     energy, lost = row["energy"], row["lost"]
+    known = f"{headline}_in_sum" if energy[f"{headline}_in_sum_j"] else headline
     spans = f"{row['first_step']} to {row['last_step']}" if row["steps"] else "none stored"
     point = row["resumed_from_step"]
     return (
@@ -60,7 +82,7 @@ def _cells(row: Mapping[str, Any], headline: str) -> tuple[str, ...]:
         spans,
         "" if point is None else f"step {point}",
         format_quantity(row["duration_s"], "s"),
-        _joules(energy[f"{headline}_j"], energy[f"{headline}_plus_minus_j"], headline),
+        _joules(energy[f"{known}_j"], energy[f"{known}_plus_minus_j"], headline),
         str(lost["steps"]) if lost["duration_s"] else "",
         _joules(lost["energy_j"], lost["plus_minus_j"], lost["source"]) if lost["duration_s"] else "",
     )
