@@ -151,6 +151,22 @@ def test_a_sweep_passes_its_options_on(tmp_path: Path) -> None:
     assert point.command(tmp_path)[-len(given) :] == given
 
 
+def test_a_sweep_says_how_often_its_points_write_checkpoints(
+    joulescale: Callable[..., Said], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked: list[list[str]] = []
+
+    def not_run(point: Point, runs_dir: Path, progress: object) -> str:
+        asked.append(point.command(runs_dir))
+        raise PointFailed("only asked")
+
+    monkeypatch.setattr("profiler.cli.sweep.run_point", not_run)
+    joulescale("sweep", "lm", "--preset", "smoke", "--checkpoint-s", "2.5", "--runs-dir", tmp_path)
+    assert len(asked) == 2
+    for words in asked:
+        assert words[words.index("--checkpoint-s") + 1] == "2.5"
+
+
 @pytest.mark.parametrize("suffix", ["svg", "png", "html"])
 def test_scale_plots_to_a_file(
     joulescale: Callable[..., Said], smoke_runs: Path, tmp_path: Path, suffix: str

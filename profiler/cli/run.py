@@ -13,6 +13,7 @@ from profiler.cli.carbon_live import CarbonLive, ask_live, chosen_source
 from profiler.cli.carbon_options import CarbonOptions, with_carbon
 from profiler.cli.options import (
     AsJson,
+    CheckpointS,
     Data,
     IdleS,
     Preset,
@@ -60,9 +61,7 @@ def run(
             help="Go on with a run that did not finish, from its last checkpoint, with its own settings and seed.",
         ),
     ] = None,
-    checkpoint_s: Annotated[
-        float, typer.Option(help="Seconds from one checkpoint to the next.", min=0.0)
-    ] = CHECKPOINT_EVERY_S,
+    checkpoint_s: CheckpointS = CHECKPOINT_EVERY_S,
     keep_checkpoints: Annotated[
         bool, typer.Option("--keep-checkpoints", help="Keep them when the training is finished.")
     ] = False,
