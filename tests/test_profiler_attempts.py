@@ -28,8 +28,9 @@ from profiler.metrics.summary import summarize
 from profiler.metrics.timeline import length_s, power_timeline, step_timeline
 from profiler.report.attempt_rows import attempt_cells, lost_text, sum_texts
 from profiler.report.charts import loss_chart
+from profiler.report.facts import status_text
 from profiler.report.terminal import run_table
-from profiler.store.claim import Job, attempts_of, claim, is_alive, job_of
+from profiler.store.claim import JOB_NAME, Job, attempts_of, claim, is_alive, job_of
 from profiler.store.folder import writable_runs_dir
 from profiler.store.run import StoredRun
 from profiler.store.runs import open_run, scan_runs
@@ -194,6 +195,19 @@ def test_an_attempts_folder_is_taken_once_and_says_whose_it_is(tmp_path: Path):
 
 
 # -- many ranks --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"key": "a"}', b"\xff"])
+def test_an_attempt_that_cannot_say_whose_it_is_is_named_as_damaged(tmp_path: Path, content: bytes):
+    run = open_run(tmp_path, record(tmp_path, range(1, 3)).run_dir.name)
+    assert (run.damaged, run.is_damaged) == ((), False)
+    (run.path / "attempt-1" / JOB_NAME).write_bytes(content)
+    again = open_run(tmp_path, run.run_id)
+    (sentence,) = again.damaged
+    assert f"attempt-1/{JOB_NAME} is damaged, so nobody can tell which start" in sentence
+    assert summarize(again)["notes"]["damaged file 1"] == sentence
+    assert status_text(summarize(again)).endswith(", damaged")
+    assert summarize(again)["steps"] == 2, "no number rests on it"
 
 
 def _job_env(monkeypatch: pytest.MonkeyPatch, **env: str) -> None:
