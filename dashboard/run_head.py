@@ -59,9 +59,7 @@ def damage(run: StoredRun) -> None:
     sentences = [*run.damaged, *(run.manifest.notes.get(key) for key in ("manifest",))]
     lines = "\n".join(f"- {plain(sentence)}" for sentence in sentences if sentence)
     if lines:
-        st.warning(
-            f"Files of this run are damaged, and what cannot be read is left out; everything else is shown.\n\n{lines}"
-        )
+        st.warning(f"Files of this run are damaged; what cannot be read is left out.\n\n{lines}")
 
 
 def cards(summary: Mapping[str, Any]) -> None:

@@ -167,7 +167,7 @@ def test_a_damaged_part_is_named_and_the_rest_is_shown(monkeypatch, some_runs):
     part = min(run.glob("attempt-*/*/readings-*.parquet"))
     part.write_bytes(part.read_bytes()[:100])
     app = open_page(monkeypatch, some_runs, "run", run=run.name)
-    assert "Parts of this run are damaged" in app.warning[0].value
+    assert "Files of this run are damaged" in app.warning[0].value
     assert plain(part.name) in app.warning[0].value
     assert charts(app)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
@@ -17,7 +18,17 @@ from dashboard.plain import plain
 from dashboard.sidebar import factors
 from dashboard.tables import bounded_shown, cell, draw_table, energy_cell, loss_cell, moment
 from profiler.report.charts import scale_chart
-from profiler.report.facts import INTERRUPTED, LOST, NO_MANIFEST, PARTIAL, PLUS_MINUS, energy_per, work_unit
+from profiler.report.facts import (
+    FAILED,
+    INTERRUPTED,
+    LOST,
+    NO_MANIFEST,
+    PARTIAL,
+    PLUS_MINUS,
+    energy_per,
+    status_word,
+    work_unit,
+)
 from profiler.report.tables import ESTIMATED, damaged_sentence, status_cell
 from profiler.words import counted
 
@@ -29,7 +40,7 @@ _COLUMNS = {
     "status": _text(
         "Status",
         width=92,
-        help=f"lost: {LOST}. interrupted: {INTERRUPTED}. partial: {PARTIAL}."
+        help=f"lost: {LOST}. interrupted: {INTERRUPTED}. failed: {FAILED}. partial: {PARTIAL}."
         f" damaged: files of it cannot be read, or {NO_MANIFEST}.",
     ),
     "kind": _text("Workload", width=86),
@@ -49,13 +60,13 @@ _COLUMNS = {
     "seed": _number("Seed", width=60),
     "created_at": st.column_config.DatetimeColumn("Started (UTC)", format="YYYY-MM-DD HH:mm", width=140),
 }
-_IF_DAMAGED = {
+_IF_LONG = {
     "run": _COLUMNS["run"],
     "status": _text("Status", width=140, help=_COLUMNS["status"]["help"]),
     **{name: column for name, column in _COLUMNS.items() if name not in ("run", "status", "kind")},
     "kind": _COLUMNS["kind"],
 }
-"""`interrupted, damaged` needs room, so the workload goes last."""
+"""`interrupted, damaged` and `failed: KeyError` need room, so the workload goes last."""
 
 
 def main() -> None:
@@ -69,7 +80,7 @@ def main() -> None:
 
 
 def _headline(table: pl.DataFrame) -> None:
-    statuses = table["status"].value_counts(sort=True).iter_rows()
+    statuses = Counter(status_word(*row) for row in table.select("status", "ended").iter_rows()).most_common()
     st.caption(
         f"{counted(len(table), 'run')}: "
         + ", ".join(f"{count} {plain(status)}" for status, count in statuses)
@@ -89,10 +100,12 @@ def _charts(points: pl.DataFrame) -> None:
 def _table(table: pl.DataFrame) -> None:
     st.subheader("All runs")
     st.caption("Click a run to open it.")
-    table = searched(table, ("run_id", "workload", "preset", "status"), "runs, the newest,", "runs_find")
+    table = searched(
+        table, ("run_id", "workload", "preset", "status", "ended"), "runs, the newest,", "runs_find"
+    )
     event = draw_table(
         [_row(row) for row in table.iter_rows(named=True)],
-        _IF_DAMAGED if (table["damaged"] | table["partial"]).any() else _COLUMNS,
+        _IF_LONG if (table["damaged"] | table["partial"] | table["ended"].is_not_null()).any() else _COLUMNS,
         key="runs_table",
         on_select="rerun",
         selection_mode=["single-row", "single-cell"],

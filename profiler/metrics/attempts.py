@@ -83,6 +83,11 @@ def silent_attempts(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     return {f"attempt {number}": f"attempt {number} {why}" for number in silent}
 
 
+def ended_of(summary: Mapping[str, Any]) -> str | None:
+    """What stopped the last attempt of a run, by its rank 0; None if nobody said."""
+    return summary["attempts"][-1]["ended"] if summary["attempts"] else None
+
+
 def with_one_peak(run: StoredRun) -> Manifest:
     """The manifest, without peaks if attempts ran on different numbers of devices: theirs is the last one's."""
     sizes = {p.facts.world_size for p in run.processes}

@@ -6,13 +6,18 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from profiler.metrics.attempts import ended_of
 from profiler.report.quantity import UNKNOWN, format_quantity
 
 LOST = "its process ended without saying so"
 INTERRUPTED = "it was stopped before its end"
+FAILED = "an exception ended it"
 PARTIAL = "ranks of it are missing, so that sums over ranks are what they were at least (≥)"
 NO_MANIFEST = "its run.json cannot be read"
 INSIDE_STEPS = "time inside steps only"
+
+_ASKED_FOR = ("KeyboardInterrupt", "SystemExit", "SIGTERMException", "end of the interpreter")
+"""What ends a training because somebody wanted it to end."""
 
 METHODS: Mapping[str, str] = {
     "cpu time": "from CPU time",
@@ -40,16 +45,32 @@ PLUS_MINUS = {
 
 def status_text(summary: Mapping[str, Any]) -> str:
     """How a run stands, and what is known of how it got there: `lost: its process ended without saying so, ...`."""
-    text, notes = str(summary["status"]), summary["notes"]
+    text, notes = status_word(summary["status"], ended_of(summary)), summary["notes"]
     if text == "lost":
         text += f": {_how_lost(summary)}"
-    elif text == "interrupted":
+    elif text in ("interrupted", "failed"):
         text += f": {notes.get('ended', INTERRUPTED)}"
     elif text == "damaged":
         text += f": {NO_MANIFEST}"
     if summary["partial"]:
         text += f", partial: {summary['partial']['why']}"
     return f"{text}, damaged" if "damaged file 1" in notes and summary["status"] != "damaged" else text
+
+
+def status_word(status: str, ended: str | None) -> str:
+    """The status in a word for people: of what was interrupted, an exception that nobody asked for is a failure.
+
+    Args:
+        status: Of a summary or a row of `metrics.overview.overview`.
+        ended: What stopped it, such as `RuntimeError after step 30`; None if nobody said.
+    """
+    failed = status == "interrupted" and ended is not None and not ended.startswith(_ASKED_FOR)
+    return "failed" if failed else status
+
+
+def exception_of(ended: str) -> str:
+    """`RuntimeError` of `RuntimeError after step 30`."""
+    return ended.partition(" after ")[0]
 
 
 def work_text(summary: Mapping[str, Any]) -> str:

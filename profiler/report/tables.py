@@ -10,7 +10,17 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from profiler.report.facts import INTERRUPTED, LOST, PARTIAL, PLUS_MINUS, energy_per, work_unit
+from profiler.report.facts import (
+    FAILED,
+    INTERRUPTED,
+    LOST,
+    PARTIAL,
+    PLUS_MINUS,
+    energy_per,
+    exception_of,
+    status_word,
+    work_unit,
+)
 from profiler.report.long_table import LONG, LongTable
 from profiler.report.quantity import format_quantity
 from profiler.words import counted
@@ -97,8 +107,10 @@ def damaged_sentence(frame: pl.DataFrame) -> str | None:
 
 
 def status_cell(row: Mapping[str, Any]) -> str:
-    """A run's status, whether ranks of it are missing, and whether files are damaged: `finished, damaged`."""
-    status: str = row["status"]
+    """A run's status, whether ranks of it are missing, and whether files are damaged: `failed: KeyError, damaged`."""
+    status = status_word(row["status"], row["ended"])
+    if status == "failed":
+        status += f": {exception_of(row['ended'])}"
     missing = ", partial" if row["partial"] else ""
     return f"{status}{missing}" + (", damaged" if row["damaged"] and status != "damaged" else "")
 
@@ -127,8 +139,14 @@ def _table_of(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Renderab
 
 
 def _of_runs(frame: pl.DataFrame) -> list[str | None]:
-    statuses = frame["status"].unique().to_list()
-    told = {"lost": f"lost: {LOST}", "interrupted": f"interrupted: {INTERRUPTED}"}
+    statuses = {
+        status_word(status, ended) for status, ended in frame.select("status", "ended").unique().iter_rows()
+    }
+    told = {
+        "lost": f"lost: {LOST}",
+        "interrupted": f"interrupted: {INTERRUPTED}",
+        "failed": f"failed: {FAILED}",
+    }
     partial = f"partial: {PARTIAL}, see 'joulescale show NAME'" if frame["partial"].any() else None
     said = (sentence for status, sentence in told.items() if status in statuses)
     return [*said, partial, damaged_sentence(frame)]
