@@ -14,6 +14,7 @@ from profiler.carbon.factors import CarbonFactors
 from profiler.measure.guard import Guard
 from profiler.measure.probes import GpuWish, open_probes
 from profiler.measure.ranks import Place
+from profiler.measure.redaction import redact
 from profiler.measure.sensors.cpu_time import descendants_time
 from profiler.measure.session import RunFacts, Session
 from profiler.words import counted
@@ -54,7 +55,7 @@ class CommandRecording:
             RunFacts(
                 settings={
                     "program": command[0],
-                    "arguments": list(command[1:]) if store_arguments else len(command) - 1,
+                    "arguments": redact(list(command))[1:] if store_arguments else len(command) - 1,
                     "ending": self._ending,
                 },
                 carbon=carbon,
