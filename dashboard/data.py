@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shlex
 import time
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from profiler.metrics.carbon import CarbonFactors
 from profiler.metrics.listing import Listing, list_folder, runs_by_name
 from profiler.metrics.summary import summarize
 from profiler.metrics.timeline import gauge_timeline, length_s, power_timeline, step_timeline
-from profiler.store.folder import readable_runs_dir
+from profiler.store.folder import fill_command, readable_runs_dir
 from profiler.store.run import StoredRun
 from profiler.store.runs import open_folder
 
@@ -116,7 +115,7 @@ def _manifest_times_ns(folder: Path) -> list[int]:
 
 def _how_to_fill(folder: Path) -> None:
     st.write("Fill it with a sweep that a CPU finishes in minutes:")
-    st.code(f"joulescale sweep lm --preset cpu --runs-dir {shlex.quote(str(folder))}", language="bash")
+    st.code(fill_command(folder), language="bash")
 
 
 @st.cache_data(max_entries=4, show_spinner="Reading the runs folder")

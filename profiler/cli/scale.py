@@ -16,6 +16,7 @@ from profiler.metrics.points import is_broken, is_partial, scale_points
 from profiler.report.axes import X_AXES, Y_AXES
 from profiler.report.terminal import is_wide, points_table, show
 from profiler.report.visible import visible
+from profiler.store.folder import nothing_yet
 from profiler.store.run import StoredRun
 from profiler.store.runs import open_run, scan_runs
 from profiler.words import counted
@@ -60,9 +61,7 @@ def scale(
         )
         return
     if points.is_empty():
-        typer.echo(
-            f"No points in {runs_dir} yet. Make some with 'joulescale sweep lm --preset cpu --runs-dir {runs_dir}'."
-        )
+        typer.echo(nothing_yet("points", runs_dir))
         return
     show(points_table(points, wide=is_wide()))
     for note in _notes(points, stored).values():
