@@ -12,6 +12,7 @@ from profiler.report.facts import (
     INSIDE_STEPS,
     at_least,
     energy_per_text,
+    of_record,
     peak_text,
     ranks_text,
     status_text,
@@ -73,7 +74,7 @@ def cards(summary: Mapping[str, Any]) -> None:
 
     shown = [
         ("Energy", bounded(energy[f"{kind}_j"], "J", energy[f"{kind}_plus_minus_j"]), kind),
-        (*energy_per_text(summary), kind),
+        (*energy_per_text(summary), of_record(summary, kind)),
         ("Throughput", throughput_text(summary), f"all ranks together, {INSIDE_STEPS}"),
         ("MFU", bounded(efficiency["mfu"], "fraction"), f"of {peak_text(efficiency)}"),
         ("Peak memory", format_quantity(peak, "B"), whose),

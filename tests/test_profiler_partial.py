@@ -18,7 +18,7 @@ from profiler.measure.peak import Peak
 from profiler.metrics.overview import overview
 from profiler.metrics.points import scale_points
 from profiler.metrics.summary import summarize
-from profiler.report.facts import energy_per_text, status_text, throughput_text, work_text
+from profiler.report.facts import energy_per_text, of_record, status_text, throughput_text, work_text
 from profiler.report.tables import bounded_cell, overview_table, status_cell
 from profiler.report.terminal import run_table
 from profiler.store.lease import Lease
@@ -161,7 +161,8 @@ def test_sums_of_a_run_that_lacks_ranks_are_what_they_were_at_least(tmp_path: Pa
     shown = [" ".join(line.split()) for line in text_of(run_table(lacking)).splitlines()]
     for name in ("work", "throughput", "energy", "FLOP/s", "MFU"):
         assert [line for line in shown if line.startswith(f"{name} at least ")], name
-    assert energy_per_text(lacking)[1] == f"{energy_per_text(whole)[1]}, of what was recorded"
+    assert f"energy per token {energy_per_text(whole)[1]}, of what was recorded" in shown
+    assert (of_record(whole, "measured"), of_record(lacking, "unknown")) == ("measured", "unknown")
     (row,) = overview([run]).iter_rows(named=True)
     assert bounded_cell(row, "1 J") == "1 J"
     assert [bounded_cell(row | {"partial": True}, text) for text in ("1 J", "-")] == ["≥ 1 J", "-"]

@@ -62,11 +62,11 @@ _COLUMNS = {
 }
 _IF_LONG = {
     "run": _COLUMNS["run"],
-    "status": _text("Status", width=140, help=_COLUMNS["status"]["help"]),
+    "status": _text("Status", width=200, help=_COLUMNS["status"]["help"]),
     **{name: column for name, column in _COLUMNS.items() if name not in ("run", "status", "kind")},
     "kind": _COLUMNS["kind"],
 }
-"""`interrupted, damaged` and `failed: KeyError` need room, so the workload goes last."""
+"""`failed: RuntimeError, partial` needs room, so the workload goes last."""
 
 
 def main() -> None:

@@ -98,21 +98,22 @@ def step_timeline(run: StoredRun) -> pl.DataFrame:
 
 
 def length_s(run: StoredRun) -> float:
-    """Seconds of all attempts, one after the other: where a timeline of the run ends."""
-    return sum(_lengths(run).values())
+    """Seconds of all attempts, one after the other, the last to its last rank: where a timeline of the run ends."""
+    shifts = _shifts(run)
+    return max((shifts[p.facts.attempt] + _end_s(p) for p in run.processes), default=0.0)
 
 
 def _shifts(run: StoredRun) -> dict[int, float]:
-    """Seconds by which each attempt's clock is moved: the lengths of the attempts before it."""
-    lengths = _lengths(run)
-    return dict(zip(lengths, accumulate(lengths.values(), initial=0.0), strict=False))
+    """Seconds by which each attempt's clock is moved: the lengths of the attempts before it, by rank 0's fit."""
+    leaders = [min(of, key=lambda p: p.facts.rank) for of in by_attempt(run.processes).values()]
+    begun_s = accumulate(map(_end_s, leaders), initial=0.0)
+    return {leader.facts.attempt: start_s for leader, start_s in zip(leaders, begun_s, strict=False)}
 
 
-def _lengths(run: StoredRun) -> dict[int, float]:
-    """Seconds of each attempt, by rank 0's fit."""
-    leaders = (min(of, key=lambda p: p.facts.rank) for of in by_attempt(run.processes).values())
-    windows = {leader.facts.attempt: fit_window(leader) for leader in leaders}
-    return {number: window[1] if window else 0.0 for number, window in windows.items()}
+def _end_s(process: StoredProcess) -> float:
+    """When its fit ended, in seconds of its attempt."""
+    window = fit_window(process)
+    return window[1] if window else 0.0
 
 
 def _moved(frame: pl.DataFrame, process: StoredProcess, shifts: Mapping[int, float]) -> pl.DataFrame:

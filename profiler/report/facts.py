@@ -109,8 +109,17 @@ def energy_per_text(summary: Mapping[str, Any]) -> tuple[str, str]:
     unit = work_unit(summary)
     one, efficiency = unit.removesuffix("s"), summary["efficiency"]
     text = format_quantity(*energy_per(efficiency, unit), efficiency[f"energy_per_{one}_plus_minus_j"])
-    of = ", of what was recorded" if summary["partial"] and text != UNKNOWN else ""
-    return f"Energy per {one}", text + of
+    return f"Energy per {one}", text
+
+
+def of_record(summary: Mapping[str, Any], text: str) -> str:
+    """A ratio of sums over ranks, both of which lack those that are missing.
+
+    Args:
+        summary: Of a run.
+        text: The ratio, or how it was got.
+    """
+    return f"{text}, of what was recorded" if summary["partial"] and text != UNKNOWN else text
 
 
 def work_unit(row: Mapping[str, Any]) -> str:

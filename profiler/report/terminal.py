@@ -26,6 +26,7 @@ from profiler.report.facts import (
     energy_per_text,
     hfu_text,
     mfu_text,
+    of_record,
     ranks_text,
     roofline_text,
     status_text,
@@ -82,7 +83,9 @@ def _facts(summary: Mapping[str, Any]) -> RenderableType:
         "throughput": throughput if throughput == UNKNOWN else f"{throughput} ({INSIDE_STEPS})",
         "energy": measured if energy["headline"] == "measured" else "not measured",
         "energy, CPU time": estimated,
-        per_title.lower(): per_text if per_text == UNKNOWN else marked(per_text, energy["headline"]),
+        per_title.lower(): UNKNOWN
+        if per_text == UNKNOWN
+        else of_record(summary, marked(per_text, energy["headline"])),
         "FLOP/s": at_least(summary, flops_per_s),
         "MFU": at_least(summary, mfu_text(efficiency)),
         "HFU": hfu_text(efficiency),
