@@ -552,3 +552,11 @@ def test_a_run_of_many_attempts_shows_each_and_what_was_lost(monkeypatch, tmp_pa
     lost = "Lost, since the next attempt went on from before: 4 steps"
     assert plain(lost) in texts(app)
     assert sum("lost: done again later" in json.dumps(chart) for chart in charts(app)) == 1
+
+
+def test_a_training_that_diverged_has_its_page(monkeypatch, tmp_path):
+    losses = [1.0] * 30 + [float("inf"), float("nan")] * 5
+    waiting_run(tmp_path, steps=40, data_s=0.01, losses=losses)
+    app = open_page(monkeypatch, tmp_path, "run")
+    assert "where it is not finite it is left out" in texts(app)
+    assert "the training loss is" in texts(app), "from which step on stands among what is not known"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+import json
 import re
 import sys
 from pathlib import Path
@@ -439,6 +440,18 @@ def test_many_lost_steps_are_means_in_a_band_and_say_so():
     band = spec["layer"][0]
     assert band["encoding"]["y2"]["field"] == "high"
     assert all(row["low"] < row["loss"] < row["high"] for row in band["data"]["values"])
+
+
+@pytest.mark.parametrize("odd", [float("nan"), float("inf")])
+def test_losses_that_are_not_finite_are_left_out_and_said_to_be(odd):
+    """JSON has no such numbers: a training that diverged left its page without any chart."""
+    for steps in (make_steps(), steps_of_two_attempts()):
+        diverged = steps.with_columns(loss=pl.when(pl.col("step") == 35).then(odd).otherwise("loss"))
+        spec = loss_chart(diverged).to_dict()
+        json.dumps(spec, allow_nan=False)
+        assert spec["title"]["subtitle"].endswith("where it is not finite it is left out")
+    with pytest.raises(UsageError, match="Training loss is at no time a finite number"):
+        loss_chart(make_steps().with_columns(loss=pl.lit(odd)))
 
 
 def test_lost_steps_without_a_loss_are_no_chart():

@@ -9,6 +9,7 @@ those before it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import accumulate
@@ -150,7 +151,7 @@ def _rates(steps: pl.DataFrame, until: int | None) -> pl.DataFrame:
         (pl.lit(False) if until is None else pl.col("step") > until).alias("lost"),
         "step",
         (pl.col("start_s") + pl.col("duration_s")).alias("time_s"),
-        "loss",
+        pl.col("loss").fill_nan(math.inf),  # in means of slices it stays what it is: not finite
         (pl.col("tokens") / pl.col("duration_s")).alias("tokens_per_s"),
         (pl.col("samples") / pl.col("duration_s")).alias("samples_per_s"),
         *_MEMORY,

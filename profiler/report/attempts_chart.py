@@ -13,6 +13,7 @@ import polars as pl
 from profiler.report.axes import linear_ticks
 from profiler.report.drawing import DEVICE_COLOURS, load_altair, rows
 from profiler.report.quantity import format_quantity
+from profiler.report.series import NOT_FINITE, finite
 
 if TYPE_CHECKING:
     import altair as alt
@@ -37,7 +38,8 @@ def attempts_chart(steps: pl.DataFrame, title: str) -> alt.LayerChart:
         UsageError: Altair is not installed.
     """
     alt = load_altair()
-    drawn = _slices(steps).with_columns(
+    known = finite(steps, *(name for name in ("loss", "loss_low", "loss_high") if name in steps.columns))
+    drawn = _slices(known).with_columns(
         text=pl.col("loss").map_elements(lambda loss: format_quantity(loss, ""), return_dtype=pl.String),
         fate=pl.when("lost").then(pl.lit(LOST)).otherwise(pl.lit(KEPT)),
         alone=pl.len().over("attempt", "rank", "lost") == 1,
@@ -48,7 +50,7 @@ def attempts_chart(steps: pl.DataFrame, title: str) -> alt.LayerChart:
         for layer in _layers(part, drawn, title)
     ]
     return alt.layer(*layers).properties(  # type: ignore[no-any-return]
-        width=_WIDTH, height=_HEIGHT, title=_title(title, drawn)
+        width=_WIDTH, height=_HEIGHT, title=_title(title, drawn, whole=len(known) == len(steps))
     )
 
 
@@ -119,10 +121,11 @@ def _is_sliced(drawn: pl.DataFrame) -> bool:
     return bool((drawn["low"] != drawn["high"]).any())
 
 
-def _title(title: str, drawn: pl.DataFrame) -> object:
+def _title(title: str, drawn: pl.DataFrame, *, whole: bool) -> object:
     alt = load_altair()
     subtitle = (
         f"{drawn['attempt'].n_unique()} attempts; broad orange: lost, since a later one went on from before"
     )
     means = "; means of slices, band: least to most" if _is_sliced(drawn) else ""
-    return alt.Title(title, subtitle=subtitle + means, anchor="start", fontSize=14, offset=10)
+    left_out = "" if whole else f"; {NOT_FINITE}"
+    return alt.Title(title, subtitle=subtitle + means + left_out, anchor="start", fontSize=14, offset=10)

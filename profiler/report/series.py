@@ -13,6 +13,8 @@ _SERIES = {
     **dict.fromkeys(_NUMBERS, pl.Float64),
 }
 
+NOT_FINITE = "where it is not finite it is left out"
+
 
 def device_series(timeline: pl.DataFrame, column: str, prefix: str = "", suffix: str = "") -> pl.DataFrame:
     """One column of the devices' timeline as `series, source, attempt, time_s, value, low, high`.
@@ -51,6 +53,11 @@ def rank_series(steps: pl.DataFrame, column: str, title: str, *, of_many: str = 
     many = steps["rank"].n_unique() > 1
     series = pl.format(of_many, pl.col("rank")) if many else pl.lit(title)
     return _known(steps, column, series, pl.lit("counter"))
+
+
+def finite(drawn: pl.DataFrame, *columns: str) -> pl.DataFrame:
+    """The rows in which these columns are numbers that a chart can show: a loss may be NaN or infinite."""
+    return drawn.filter(pl.all_horizontal(pl.col(columns).is_finite()))
 
 
 def _known(frame: pl.DataFrame, column: str, series: pl.Expr, source: pl.Expr) -> pl.DataFrame:

@@ -13,7 +13,7 @@ from profiler.report.axes import clock_unit, label_expression, linear_ticks, los
 from profiler.report.drawing import DEVICE_COLOURS, load_altair, rows
 from profiler.report.many_series import collapsed
 from profiler.report.quantity import format_quantity
-from profiler.report.series import device_series, rank_series
+from profiler.report.series import NOT_FINITE, device_series, finite, rank_series
 
 if TYPE_CHECKING:
     import altair as alt
@@ -103,7 +103,7 @@ def loss_chart(
     why = "Loss over time is unknown: the run did not log one. Log it as 'loss' in training_step."
     title = loss_title("training", [workload])
     logged = steps.drop_nulls("loss") if len(steps) else steps
-    if len(logged) and logged["lost"].any():
+    if len(logged) and len(finite(logged, "loss").filter("lost")):
         return attempts_chart(logged, title)
     series = rank_series(steps, "loss", "Training loss")
     return _lines(series, title, "", why, from_zero=False, end_s=end_s or _end_s(steps))
@@ -167,10 +167,11 @@ def _lines(
     series: pl.DataFrame, title: str, unit: str, why_unknown: str, *, from_zero: bool = True, end_s: float
 ) -> alt.LayerChart:
     """Lines over time, with a band from least to most where one point stands for many; a lone point is a dot."""
-    if series.is_empty():
-        raise UsageError(why_unknown)
+    known = finite(series, "value", "low", "high")
+    if known.is_empty():
+        raise UsageError(why_unknown if series.is_empty() else f"{title} is at no time a finite number.")
     alt = load_altair()
-    drawn = collapsed(downsample(series)).with_columns(
+    drawn = collapsed(downsample(known)).with_columns(
         text=pl.col("value").map_elements(lambda v: format_quantity(v, unit), return_dtype=pl.String),
         time_text=pl.col("time_s").map_elements(lambda v: format_quantity(v, "s"), return_dtype=pl.String),
         source=pl.when(pl.col("source") == "estimated")
@@ -196,19 +197,19 @@ def _lines(
     seen = alt.condition(alt.datum.alone, alt.value(1.0), alt.value(0.0))
     dots = base.mark_circle(size=60).encode(_height(drawn, unit, from_zero), opacity=seen, tooltip=tooltip)
     return alt.layer(band, line, dots).properties(  # type: ignore[no-any-return]
-        width=_WIDTH, height=_HEIGHT, title=_title(drawn, title)
+        width=_WIDTH, height=_HEIGHT, title=_title(drawn, title, whole=len(known) == len(series))
     )
 
 
-def _title(drawn: pl.DataFrame, title: str) -> Any:
-    """What is drawn; beneath it the only series' name, and whether it is an estimate."""
+def _title(drawn: pl.DataFrame, title: str, *, whole: bool) -> Any:
+    """What is drawn; beneath it the only series' name, whether it is an estimate, and whether something is left out."""
     alt = load_altair()
     names = drawn["series"].unique(maintain_order=True).to_list()
     name = names[0] if len(names) == 1 and names[0].lower() not in title.lower() else ""
     estimated = "estimated" in drawn["source"].to_list()
     how = "dashed: estimated, not measured" if estimated else ""
     means = f"means of {_slice_text(drawn)}; band: least to most" if _is_sliced(drawn) else ""
-    subtitle = ", ".join(part for part in (name, how, means) if part)
+    subtitle = ", ".join(part for part in (name, how, means, "" if whole else NOT_FINITE) if part)
     return alt.Title(title, subtitle=subtitle or alt.Undefined, anchor="start", fontSize=14, offset=10)
 
 
