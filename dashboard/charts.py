@@ -17,8 +17,14 @@ if TYPE_CHECKING:
 _NARROW_PX, _SIGN_PX, _CHARACTER_PX = 290, 34, 7
 """The width of a chart on a telephone, and what a legend's symbol and each character of a name take of it."""
 
-_LEGEND_ROW_PX, _SUBTITLE_PX = 24, 32
+_LEGEND_ROW_PX, _SUBTITLE_PX = 30, 32
 """What a row of a legend takes beneath a chart, and a line of subtitle above it."""
+
+_LOOK: Mapping[str, Any] = {
+    "padding": {"left": 0, "right": 4, "top": 4, "bottom": 0},
+    "config": {"axisY": {"labelFlush": False}},
+}
+"""What Streamlit's own leaves otherwise: a strip around, and the first and last label off their lines."""
 
 
 def draw(make: Callable[[], alt.LayerChart], *, key: str, height: int | None = None) -> None:
@@ -50,8 +56,8 @@ def show(chart: alt.LayerChart, *, key: str, height: int | None = None) -> None:
     if lines:
         st.caption(plain(" ".join(lines)))
     rows = _legend_beneath(spec)
-    room = {"padding": {"left": 0, "right": 4, "top": 4, "bottom": 0}}  # Streamlit's own leaves a strip
-    st.vega_lite_chart(spec | room | ({"height": height + rows * _LEGEND_ROW_PX} if height else {}), key=key)
+    sized = {"height": height + rows * _LEGEND_ROW_PX} if height else {}
+    st.vega_lite_chart({**spec, **_LOOK, **sized}, key=key)
 
 
 def _furniture_px(spec: dict[str, Any]) -> int:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shlex
 import time
 from pathlib import Path
 from typing import Any
@@ -20,8 +19,8 @@ from profiler.errors import RunsFolderError
 from profiler.metrics.carbon import CarbonFactors
 from profiler.metrics.listing import Listing, list_folder, runs_by_name
 from profiler.metrics.summary import summarize
-from profiler.metrics.timeline import gauge_timeline, power_timeline, step_timeline
-from profiler.store.folder import readable_runs_dir
+from profiler.metrics.timeline import gauge_timeline, length_s, power_timeline, step_timeline
+from profiler.store.folder import fill_command, readable_runs_dir
 from profiler.store.run import StoredRun
 from profiler.store.runs import open_folder
 
@@ -84,6 +83,11 @@ def run_summary(run_id: str, factors: CarbonFactors | None) -> dict[str, Any]:
     return _summary(folder_state(runs_dir()), run_id, factors)
 
 
+def run_length_s(run_id: str) -> float:
+    """Where the time axes of a run end."""
+    return _length_s(folder_state(runs_dir()), run_id)
+
+
 def run_power(run_id: str) -> pl.DataFrame:
     """Power over time."""
     return _power(folder_state(runs_dir()), run_id)
@@ -111,7 +115,7 @@ def _manifest_times_ns(folder: Path) -> list[int]:
 
 def _how_to_fill(folder: Path) -> None:
     st.write("Fill it with a sweep that a CPU finishes in minutes:")
-    st.code(f"joulescale sweep lm --preset cpu --runs-dir {shlex.quote(str(folder))}", language="bash")
+    st.code(fill_command(folder), language="bash")
 
 
 @st.cache_data(max_entries=4, show_spinner="Reading the runs folder")
@@ -127,6 +131,11 @@ def _listing(state: State, factors: CarbonFactors | None) -> Listing:
 @st.cache_data(max_entries=32, show_spinner="Computing metrics")
 def _summary(state: State, run_id: str, factors: CarbonFactors | None) -> dict[str, Any]:
     return summarize(_one(state, run_id), factors)
+
+
+@st.cache_data(max_entries=8, show_spinner="Reading the run")
+def _length_s(state: State, run_id: str) -> float:
+    return length_s(_one(state, run_id))
 
 
 @st.cache_data(max_entries=8, show_spinner="Reading the run")

@@ -9,7 +9,7 @@ import streamlit as st
 
 from dashboard.plain import plain
 from dashboard.tables import draw_table
-from profiler.report.attempt_rows import COLUMNS, attempt_cells, lost_text
+from profiler.report.attempt_rows import COLUMNS, attempt_cells, lost_text, sum_texts
 
 
 def by_attempt(summary: Mapping[str, Any]) -> None:
@@ -19,4 +19,5 @@ def by_attempt(summary: Mapping[str, Any]) -> None:
     st.subheader("Attempts")
     columns = {name: st.column_config.TextColumn(name.capitalize()) for name in COLUMNS}
     draw_table(attempt_cells(summary), columns, key="run_attempts")
-    st.caption(plain(lost_text(summary)))
+    for line in (*sum_texts(summary), lost_text(summary)):
+        st.caption(plain(line))

@@ -8,7 +8,7 @@ from typing import Any
 import streamlit as st
 
 from dashboard.charts import draw_row, show
-from dashboard.data import run_gauges, run_power, run_steps
+from dashboard.data import run_gauges, run_length_s, run_power, run_steps
 from dashboard.plain import plain
 from profiler.errors import UsageError
 from profiler.report.charts import (
@@ -29,13 +29,13 @@ def over_time(run: StoredRun) -> list[str]:
 
     Each is drawn as soon as its row is full: what the later ones need takes seconds to read of a long run.
     """
-    name, workload = run.run_id, run.manifest.workload
+    name, workload, end_s = run.run_id, run.manifest.workload, run_length_s(run.run_id)
     charts: list[tuple[str, Callable[[], Any]]] = [
-        ("power", lambda: power_chart(run_power(name))),
-        ("loss", lambda: loss_chart(run_steps(name), workload)),
-        ("throughput", lambda: throughput_chart(run_steps(name))),
-        ("memory", lambda: memory_chart(run_steps(name), run_gauges(name))),
-        ("utilization", lambda: utilization_chart(run_gauges(name))),
+        ("power", lambda: power_chart(run_power(name), end_s=end_s)),
+        ("loss", lambda: loss_chart(run_steps(name), workload, end_s=end_s)),
+        ("throughput", lambda: throughput_chart(run_steps(name), end_s=end_s)),
+        ("memory", lambda: memory_chart(run_steps(name), run_gauges(name), end_s=end_s)),
+        ("utilization", lambda: utilization_chart(run_gauges(name), end_s=end_s)),
     ]
     row: dict[str, Any] = {}
     reasons: list[str] = []

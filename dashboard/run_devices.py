@@ -8,15 +8,15 @@ from typing import Any
 import streamlit as st
 
 from dashboard.plain import plain
-from dashboard.tables import cell, draw_table
+from dashboard.tables import cell, draw_table, energy_cell
 from profiler.report.facts import SOURCES
 from profiler.report.quantity import format_quantity
 
 _text, _number = st.column_config.TextColumn, st.column_config.NumberColumn
 _COLUMNS = {
-    "device": _text("Device", width=165, pinned=True),
-    "of": _text("Of", width=80),
-    "energy": _number("Energy", width=130),
+    "device": _text("Device", width=290, pinned=True),
+    "of": _text("Of", width=110),
+    "energy": _number("Energy", width=130, help="With half its error bar. ~ is an estimate."),
     "at_least": _number("At least", width=100, help="What it used at least, where its energy is not known."),
     "source": _text("Got how"),
     "coverage": _number("Covered", width=80, help="Share of the training that its readings cover."),
@@ -25,8 +25,9 @@ _COLUMNS = {
         width=120,
         help="Its counter's energy over its power added up. More than 10 % off 1 is suspicious.",
     ),
-    "uncertainty": _text("Error bar from"),
 }
+
+_KINDS = {"gpu": "GPUs", "cpu": "CPUs", "dram": "memory", "module": "modules", "node": "nodes"}
 
 
 def by_device(summary: Mapping[str, Any]) -> None:
@@ -38,6 +39,8 @@ def by_device(summary: Mapping[str, Any]) -> None:
     names = device_names(parts)
     rows = [_row(part, name, summary) for part, name in zip(parts, names, strict=True)]
     draw_table(rows, _COLUMNS, key="run_devices")
+    for sentence in error_bars(parts):
+        st.caption(plain(sentence))
     for part, name in zip(parts, names, strict=True):
         for sentence in flags(part, summary["notes"]):
             st.caption(plain(f"{name}: {sentence}"))
@@ -55,6 +58,18 @@ def device_names(parts: Sequence[Mapping[str, Any]]) -> list[str]:
     return [
         f"{name}, {part['host']}, rank {part['rank']}" if longer.count(long) > 1 else long
         for name, long, part in zip(names, longer, parts, strict=True)
+    ]
+
+
+def error_bars(parts: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Where the error bars come from, each source once with the kinds of devices that it is of."""
+    kinds: dict[str, list[str]] = {}
+    for part in parts:
+        if part["uncertainty_source"]:
+            kinds.setdefault(part["uncertainty_source"], []).append(part["component"])
+    return [
+        f"Error bar of {', '.join(dict.fromkeys(_KINDS.get(kind, kind) for kind in of))}: {source}"
+        for source, of in kinds.items()
     ]
 
 
@@ -84,10 +99,9 @@ def _row(part: Mapping[str, Any], name: str, summary: Mapping[str, Any]) -> dict
     return {
         "device": name,
         "of": part["component"] + of_rank,
-        "energy": cell(part["energy_j"], "J", part["plus_minus_j"]),
+        "energy": energy_cell(part["energy_j"], "J", part["source"], part["plus_minus_j"]),
         "at_least": cell(part["at_least_j"], "J") if part["energy_j"] is None else None,
         "source": SOURCES.get(part["source"], part["source"]),
         "coverage": cell(part["coverage"], "fraction"),
         "ratio": cell(part["counter_over_integrated"], ""),
-        "uncertainty": part["uncertainty_source"],
     }

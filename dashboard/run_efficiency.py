@@ -11,7 +11,7 @@ from dashboard.charts import show
 from dashboard.plain import lines, plain
 from profiler.errors import UsageError
 from profiler.report.charts import roofline_chart
-from profiler.report.facts import hfu_text, mfu_text, roofline_text
+from profiler.report.facts import at_least, hfu_text, mfu_text, roofline_text
 from profiler.report.quantity import UNKNOWN, format_quantity
 
 _HEIGHT = 260
@@ -19,11 +19,11 @@ _HEIGHT = 260
 
 def utilization(summary: Mapping[str, Any]) -> None:
     """Facts beside the roofline; nothing for a run whose FLOPs are unknown."""
-    efficiency, notes = summary["efficiency"], summary["notes"]
+    efficiency = summary["efficiency"]
     if efficiency["flops_per_s"] is None:
         return
     st.subheader("Compute")
-    rows = efficiency_rows(efficiency, notes)
+    rows = efficiency_rows(summary)
     try:
         chart = roofline_chart(efficiency)
     except UsageError:  # which of its numbers is missing stands in the rows
@@ -38,14 +38,19 @@ def utilization(summary: Mapping[str, Any]) -> None:
         st.caption(plain(f"{name}: {text}"))
 
 
-def efficiency_rows(efficiency: Mapping[str, Any], notes: Mapping[str, str]) -> dict[str, str]:
-    """Speed, MFU, HFU and what the run is bound by; where they are not known, why."""
-    return {
-        "FLOP/s": format_quantity(efficiency["flops_per_s"], "FLOP/s"),
-        "MFU": _or_why(mfu_text(efficiency), notes, "efficiency.mfu"),
-        "HFU": _or_why(_hfu(efficiency), notes, "efficiency.hfu"),
+def efficiency_rows(summary: Mapping[str, Any]) -> dict[str, str]:
+    """Speed, MFU, HFU and what the run is bound by; where they are not known, why: each reason once."""
+    efficiency, notes = summary["efficiency"], summary["notes"]
+    rows = {
+        "FLOP/s": at_least(summary, format_quantity(efficiency["flops_per_s"], "FLOP/s")),
+        "MFU": _or_why(at_least(summary, mfu_text(efficiency)), notes, "efficiency.mfu"),
+        "HFU": _or_why(at_least(summary, _hfu(efficiency)), notes, "efficiency.hfu"),
         "Bound by": _or_why(roofline_text(efficiency), notes, "efficiency.roofline.bound"),
     }
+    names: dict[str, list[str]] = {}
+    for name, text in rows.items():
+        names.setdefault(text, []).append(name)
+    return {", ".join(of): text for text, of in names.items()}
 
 
 def origin_rows(efficiency: Mapping[str, Any]) -> dict[str, str]:

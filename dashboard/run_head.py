@@ -10,7 +10,9 @@ import streamlit as st
 from dashboard.plain import plain
 from profiler.report.facts import (
     INSIDE_STEPS,
-    energy_per,
+    at_least,
+    energy_per_text,
+    of_record,
     peak_text,
     ranks_text,
     status_text,
@@ -19,6 +21,7 @@ from profiler.report.facts import (
 )
 from profiler.report.quantity import UNKNOWN, format_quantity
 from profiler.store.run import StoredRun
+from profiler.words import counted
 
 _CHOICE = "run_choice"
 
@@ -44,7 +47,7 @@ def about(summary: Mapping[str, Any]) -> None:
         f"seed {summary['seed']}" if summary["seed"] is not None else "",
         format_quantity(summary["params"], "params") if summary["params"] is not None else "",
         work if work != UNKNOWN else "",
-        f"{summary['steps']} steps" if summary["steps"] is not None else "",
+        counted(summary["steps"], "step") if summary["steps"] is not None else "",
         format_quantity(summary["duration_s"], "s") if summary["duration_s"] is not None else "",
         ranks_text(summary),
     ]
@@ -57,22 +60,25 @@ def damage(run: StoredRun) -> None:
     sentences = [*run.damaged, *(run.manifest.notes.get(key) for key in ("manifest",))]
     lines = "\n".join(f"- {plain(sentence)}" for sentence in sentences if sentence)
     if lines:
-        st.warning(f"Parts of this run are damaged and left out; everything else is shown.\n\n{lines}")
+        st.warning(f"Files of this run are damaged; what cannot be read is left out.\n\n{lines}")
 
 
 def cards(summary: Mapping[str, Any]) -> None:
     """Six numbers, each with how it was got."""
     energy, efficiency, carbon = summary["energy"], summary["efficiency"], summary["carbon"]
     kind = energy["headline"]
-    per_title, per_j, per_unit = energy_per(efficiency)
     peak, whose = _peak_memory(summary["memory"])
+
+    def bounded(value: float | None, unit: str, plus_minus: float | None = None) -> str:
+        return at_least(summary, format_quantity(value, unit, plus_minus))
+
     shown = [
-        ("Energy", format_quantity(energy[f"{kind}_j"], "J", energy[f"{kind}_plus_minus_j"]), kind),
-        (per_title, format_quantity(per_j, per_unit), kind),
+        ("Energy", bounded(energy[f"{kind}_j"], "J", energy[f"{kind}_plus_minus_j"]), kind),
+        (*energy_per_text(summary), of_record(summary, kind)),
         ("Throughput", throughput_text(summary), f"all ranks together, {INSIDE_STEPS}"),
-        ("MFU", format_quantity(efficiency["mfu"], "fraction"), f"of {peak_text(efficiency)}"),
+        ("MFU", bounded(efficiency["mfu"], "fraction"), f"of {peak_text(efficiency)}"),
         ("Peak memory", format_quantity(peak, "B"), whose),
-        ("Emissions (CO2e)", format_quantity(carbon["emissions_g"], "g"), _grid(carbon)),
+        ("Emissions (CO2e)", bounded(carbon["emissions_g"], "g"), _grid(carbon)),
     ]
     for start in (0, 3):  # two rows, so that on a narrow screen they come in this order
         for column, (title, text, how) in zip(st.columns(3), shown[start : start + 3], strict=True):

@@ -10,9 +10,14 @@ import pandas as pd
 import streamlit as st
 
 from profiler.report.quantity import format_quantity
+from profiler.report.tables import bounded_cell
 
 UNKNOWN = "–"
 """What a cell without a value shows: narrow columns have no room for the word."""
+
+
+_SAFE = 2.0**53
+"""Streamlit shows an error in place of a whole number beyond this one, such as the FLOPs of any training on a GPU."""
 
 
 class Shown(float):
@@ -46,6 +51,11 @@ def energy_cell(
     return Shown(value, ("~ " if source == "estimated" else "") + format_quantity(value, unit, plus_minus))
 
 
+def bounded_shown(row: Mapping[str, Any], shown: Shown | None) -> Shown | None:
+    """A sum over ranks: of a run that lacks some, it is what it was at least."""
+    return None if shown is None else Shown(shown, bounded_cell(row, shown.text))
+
+
 def loss_cell(value: float | None, plus_minus: float | None = None) -> Shown | None:
     """A loss, to three digits behind the point."""
     if value is None:
@@ -76,7 +86,9 @@ def draw_table(
         What `st.dataframe` returns.
     """
     known = [name for name in columns if any(row[name] is not None for row in rows)]
-    frame = pd.DataFrame({name: pd.Series([row[name] for row in rows], dtype=object) for name in known})
+    frame = pd.DataFrame(
+        {name: pd.Series(_sortable([row[name] for row in rows]), dtype=object) for name in known}
+    )
     numbers = [name for name in known if any(isinstance(row[name], Shown) for row in rows)]
     return st.dataframe(
         frame.style.format(lambda cell: cell.text, subset=numbers, na_rep=UNKNOWN),
@@ -87,3 +99,11 @@ def draw_table(
         key=key,
         **options,
     )
+
+
+def _sortable(cells: list[Any]) -> list[Any]:
+    """The cells of a column as Streamlit can show and sort them: a share of the largest where that is too large."""
+    most = max((abs(cell) for cell in cells if isinstance(cell, Shown)), default=0.0)
+    if most < _SAFE:
+        return cells
+    return [Shown(cell / most, cell.text) if isinstance(cell, Shown) else cell for cell in cells]

@@ -92,6 +92,8 @@ def make_power(count: int = 50) -> pl.DataFrame:
                 "device": device,
                 "name": name,
                 "source": "counter" if component == "gpu" else "estimated",
+                "host": "node-a",
+                "rank": 0,
                 "attempt": 1,
                 "time_s": 0.1 * index,
                 "power_w": 300.0 + 50 * math.sin(index / 9) if component == "gpu" else 80.0,

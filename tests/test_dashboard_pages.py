@@ -23,7 +23,9 @@ from profiler.cli.dashboard_address import Address
 from profiler.errors import InvalidValueError, UsageError
 from profiler.measure.peak import Peak
 from profiler.measure.session import RunFacts
+from profiler.metrics.summary import summarize
 from profiler.report.charts import scale_chart, utilization_chart
+from profiler.store.runs import scan_runs
 
 pytest.importorskip("streamlit")
 
@@ -31,10 +33,12 @@ from streamlit.testing.v1 import AppTest
 from test_profiler_attempts import point, record
 
 from dashboard import charts as boxes
-from dashboard import limits
+from dashboard import limits, tables
 from dashboard.kinds import kind_name, largest_kind, of_kind
 from dashboard.plain import plain
-from dashboard.run_devices import device_names, flags, idle_text
+from dashboard.run_devices import device_names, error_bars, flags, idle_text
+from dashboard.run_efficiency import efficiency_rows
+from dashboard.tables import cell
 
 APP = ROOT / "dashboard" / "app.py"
 PAGES = ["runs", "run", "scale"]
@@ -163,7 +167,7 @@ def test_a_damaged_part_is_named_and_the_rest_is_shown(monkeypatch, some_runs):
     part = min(run.glob("attempt-*/*/readings-*.parquet"))
     part.write_bytes(part.read_bytes()[:100])
     app = open_page(monkeypatch, some_runs, "run", run=run.name)
-    assert "Parts of this run are damaged" in app.warning[0].value
+    assert "Files of this run are damaged" in app.warning[0].value
     assert plain(part.name) in app.warning[0].value
     assert charts(app)
 
@@ -340,6 +344,11 @@ def test_damaged_runs_are_marked_in_the_table_and_beneath(monkeypatch, some_runs
     assert "1 run has damaged files" in texts(app)
 
 
+def test_one_run_is_one(monkeypatch, tmp_path):
+    scripted_run(tmp_path)
+    assert "1 run: 1 finished" in texts(open_page(monkeypatch, tmp_path))
+
+
 def test_pages_open_on_the_workload_and_not_on_own_trainings(monkeypatch, own_runs):
     app = open_page(monkeypatch, own_runs, "scale")
     assert "lm/gpu" in texts(app).replace("\\", "")
@@ -390,6 +399,41 @@ def test_a_measured_run_shows_its_devices_compute_and_footprint(monkeypatch, own
         assert words in said, words
 
 
+def test_devices_are_told_apart_in_full_with_their_error_bars_beneath(monkeypatch, own_runs):
+    app = open_page(monkeypatch, own_runs, "run", run="own-0")
+    table = next(frame for frame in app.dataframe if "coverage" in frame.value.columns)
+    assert written(table)["energy"].str.startswith("~ ").all(), "an estimate has its sign"
+    config = json.loads(table.proto.columns)
+    letters = len("NVIDIA H100 80GB HBM3 …000002")
+    assert config["device"]["width"] >= 8 * letters, "namesakes differ in the end of their names"
+    parts = [
+        {"component": kind, "uncertainty_source": source}
+        for kind, source in (("gpu", "a paper"), ("cpu", "a table"), ("gpu", "a paper"))
+    ]
+    assert error_bars(parts) == ["Error bar of GPUs: a paper", "Error bar of CPUs: a table"]
+
+
+def test_whole_numbers_beyond_what_a_browser_counts_are_shown_and_sorted():
+    cells = [cell(value, "FLOP") for value in (2.8e16, 3e15)] + [None]
+    shown = tables._sortable(cells)
+    assert [c and c.text for c in shown] == ["28.0 PFLOP", "3.00 PFLOP", None]
+    assert shown[1] < shown[0] < 2**53
+    small = [cell(value, "FLOP") for value in (2.8e15, 3e12)]
+    assert tables._sortable(small) is small
+
+
+def test_a_reason_of_several_is_said_once(monkeypatch, tmp_path):
+    notes = dict.fromkeys(
+        ("efficiency.mfu", "efficiency.hfu", "efficiency.roofline.bound"), "no peak is known"
+    )
+    scripted_run(tmp_path)
+    (run,) = scan_runs(tmp_path)
+    summary = summarize(run) | {"notes": notes}
+    summary["efficiency"] |= {"mfu": None, "hfu": None}
+    summary["efficiency"]["roofline"] |= {"bound": None}
+    assert efficiency_rows(summary)["MFU, HFU, Bound by"] == "unknown: no peak is known"
+
+
 def test_flags_of_a_device_stand_beneath_its_table():
     parts = [
         {"name": "H200", "device": "GPU-a-1111", "host": "a"},
@@ -400,7 +444,7 @@ def test_flags_of_a_device_stand_beneath_its_table():
     assert flags(parts[0], notes) == ["two others"]
     idle = {"power_w": 70.0, "plus_minus_w": 3.5, "energy_j": 700.0, "share": 0.25}
     assert idle_text(idle).startswith(
-        "Idle, before the training: 70 ± 4 W. Over the training that comes to 700 J, 25.0 %"
+        "Idle, before the training: 70.0 ± 3.5 W. Over the training that comes to 700 J, 25.0 %"
     )
 
 
@@ -508,3 +552,11 @@ def test_a_run_of_many_attempts_shows_each_and_what_was_lost(monkeypatch, tmp_pa
     lost = "Lost, since the next attempt went on from before: 4 steps"
     assert plain(lost) in texts(app)
     assert sum("lost: done again later" in json.dumps(chart) for chart in charts(app)) == 1
+
+
+def test_a_training_that_diverged_has_its_page(monkeypatch, tmp_path):
+    losses = [1.0] * 30 + [float("inf"), float("nan")] * 5
+    waiting_run(tmp_path, steps=40, data_s=0.01, losses=losses)
+    app = open_page(monkeypatch, tmp_path, "run")
+    assert "where it is not finite it is left out" in texts(app)
+    assert "the training loss is" in texts(app), "from which step on stands among what is not known"

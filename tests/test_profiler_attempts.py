@@ -25,11 +25,12 @@ from profiler.measure.session import RunFacts, Session
 from profiler.metrics.kept import kept_steps
 from profiler.metrics.points import scale_points
 from profiler.metrics.summary import summarize
-from profiler.metrics.timeline import power_timeline, step_timeline
-from profiler.report.attempt_rows import attempt_cells, lost_text
+from profiler.metrics.timeline import length_s, power_timeline, step_timeline
+from profiler.report.attempt_rows import attempt_cells, lost_text, sum_texts
 from profiler.report.charts import loss_chart
+from profiler.report.facts import status_text
 from profiler.report.terminal import run_table
-from profiler.store.claim import Job, attempts_of, claim, is_alive, job_of
+from profiler.store.claim import JOB_NAME, Job, attempts_of, claim, is_alive, job_of
 from profiler.store.folder import writable_runs_dir
 from profiler.store.run import StoredRun
 from profiler.store.runs import open_run, scan_runs
@@ -48,12 +49,12 @@ def record(
     checkpoint_after: int | None = None,
     facts: RunFacts | None = None,
     place: Place = ALONE,
+    **of_counter: float,
 ) -> Session:
     """One attempt by script: steps of half a second at 200 W, a checkpoint of a second after one of them."""
     clock = FakeClock()
-    counter = ScriptedEnergy(
-        [(10.0, POWER_W)] * 200, clock=clock, device="GPU-a", relative_uncertainty=0.01, update_period_s=0.05
-    )
+    known = {"relative_uncertainty": 0.01, "update_period_s": 0.05, **of_counter}
+    counter = ScriptedEnergy([(10.0, POWER_W)] * 200, clock=clock, device="GPU-a", **known)
     session = Session(
         runs_dir, facts or RunFacts(), place=place, probes=[Probe(counter=counter)], guard=Guard(), name=name,
         resumed=resumed, clock=clock, sampling_period_s=NEVER_S,
@@ -196,6 +197,19 @@ def test_an_attempts_folder_is_taken_once_and_says_whose_it_is(tmp_path: Path):
 # -- many ranks --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"key": "a"}', b"\xff"])
+def test_an_attempt_that_cannot_say_whose_it_is_is_named_as_damaged(tmp_path: Path, content: bytes):
+    run = open_run(tmp_path, record(tmp_path, range(1, 3)).run_dir.name)
+    assert (run.damaged, run.is_damaged) == ((), False)
+    (run.path / "attempt-1" / JOB_NAME).write_bytes(content)
+    again = open_run(tmp_path, run.run_id)
+    (sentence,) = again.damaged
+    assert f"attempt-1/{JOB_NAME} is damaged, so nobody can tell which start" in sentence
+    assert summarize(again)["notes"]["damaged file 1"] == sentence
+    assert status_text(summarize(again)).endswith(", damaged")
+    assert summarize(again)["steps"] == 2, "no number rests on it"
+
+
 def _job_env(monkeypatch: pytest.MonkeyPatch, **env: str) -> None:
     for key, value in {"MASTER_PORT": "29500", "TORCHELASTIC_RUN_ID": "none", **env}.items():
         monkeypatch.setenv(key, value)
@@ -287,6 +301,43 @@ def test_attempts_are_told_in_a_table_and_a_sentence(tmp_path: Path):
     assert lost_text(summarize(open_run(tmp_path, "single"))) == "No work was lost between the attempts."
 
 
+def test_what_the_sum_takes_for_an_attempt_adds_up_though_it_is_no_knowledge_alone(tmp_path: Path):
+    first = record(tmp_path, range(1, 3), update_period_s=3600.0)  # its counter never moves
+    record(tmp_path, range(1, 11), name=first.run_dir.name, status="finished")
+    summary = summarize(open_run(tmp_path, "latest"))
+    energies = [row["energy"] for row in summary["attempts"]]
+    assert energies[0]["measured_j"] is None
+    assert energies[0]["measured_in_sum_j"] == energies[0]["measured_in_sum_plus_minus_j"] > 0.0
+    for key in ("j", "plus_minus_j"):
+        whole = sum(energy[f"measured_in_sum_{key}"] for energy in energies)
+        assert whole == pytest.approx(summary["energy"][f"measured_{key}"])
+    assert [row["energy"] for row in attempt_cells(summary)] == ["100 ± 100 J", "1.000 ± 0.013 kJ"]
+    assert sum_texts(summary) == [
+        "The energy of attempt 1 is not known alone, since its bar is as wide as its value; the run's energy counts"
+        " it so."
+    ]
+    assert sum_texts(summarize(_thrice(tmp_path / "known"))) == []
+
+
+def test_why_attempts_do_not_add_up_stands_beside_them(tmp_path: Path):
+    (told,) = _thrice(tmp_path).path.glob("attempt-3/*/process.json")
+    told.write_bytes(b"{")
+    summary = summarize(open_run(tmp_path, "latest"))
+    assert "unknown" not in [row["energy"] for row in attempt_cells(summary)]
+    (said,) = sum_texts(summary)
+    assert said.startswith(
+        "These energies make no sum: the run's energy is not known, for files that it rests on"
+    )
+
+
+def test_an_attempt_that_stored_nothing_is_said_to_be_in_no_sum(tmp_path: Path):
+    first = record(tmp_path, range(1, 7))
+    record(tmp_path, [], resumed=point(first, 4))
+    record(tmp_path, range(5, 9), resumed=point(first, 4), status="finished")
+    (said,) = sum_texts(summarize(open_run(tmp_path, "latest")))
+    assert said.startswith("Attempt 2 stored nothing before its process ended")
+
+
 def test_steps_that_only_a_checkpoint_holds_are_missed_and_said_to_be(tmp_path: Path):
     first = record(tmp_path, range(1, 9))
     record(tmp_path, range(13, 15), resumed=point(first, 12))
@@ -325,6 +376,7 @@ def test_attempts_follow_each_other_in_time_without_the_time_between(tmp_path: P
     assert steps.filter("lost")["step"].to_list() == [7, 8, 9, 10, 7, 8]
     assert power["attempt"].unique().to_list() == [1, 2, 3]
     assert power["time_s"].max() == pytest.approx(summarize(run)["duration_s"], abs=0.1)
+    assert length_s(run) == pytest.approx(summarize(run)["duration_s"], abs=0.1)
     assert loss_chart(steps).to_dict()["layer"][0]["encoding"]["x"]["field"] == "step"
 
 
@@ -349,7 +401,7 @@ def test_whatever_was_killed_every_step_counts_once(
     rows = sum(len(p.steps) for p in run.processes)
     assert summary["lost_work"]["steps"] == rows - len(kept)
     if summary["energy"]["measured_j"] is not None:
-        told = [row["energy"]["measured_j"] for row in summary["attempts"]]
+        told = [row["energy"]["measured_in_sum_j"] for row in summary["attempts"]]
         assert summary["energy"]["measured_j"] == pytest.approx(sum(j for j in told if j is not None))
 
 

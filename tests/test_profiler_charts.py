@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+import json
 import re
 import sys
 from pathlib import Path
@@ -185,6 +186,40 @@ def test_power_tells_namesakes_apart_and_dashes_the_estimate():
     assert "estimated" in spec["title"]["subtitle"]
 
 
+@pytest.mark.parametrize(
+    ("host", "names"),
+    [("node-b", ["EPYC, on node-a", "EPYC, on node-b"]), ("node-a", ["EPYC, rank 0", "EPYC, rank 1"])],
+)
+def test_what_goes_by_one_id_at_several_places_is_one_line_each(host, names):
+    """A package of two nodes, or the estimate of each rank: in one line they would jump to and fro."""
+    one = make_power().filter(component="cpu")
+    both = pl.concat([one, one.with_columns(host=pl.lit(host), rank=pl.lit(1))], how="vertical_relaxed")
+    spec = power_chart(both).to_dict()
+    assert spec["layer"][1]["encoding"]["color"]["scale"]["domain"] == names
+    again = one.with_columns(host=pl.lit(host), attempt=pl.lit(2))
+    resumed = power_chart(pl.concat([one, again], how="vertical_relaxed")).to_dict()
+    assert {row["series"] for row in resumed["data"]["values"]} == {"EPYC"}, (
+        "an attempt elsewhere is no other"
+    )
+
+
+def test_all_charts_over_time_can_end_alike():
+    charts = (power_chart(make_power(), end_s=10_800), throughput_chart(make_steps(), end_s=10_800))
+    across = [chart.to_dict()["layer"][1]["encoding"]["x"] for chart in charts]
+    assert [(x["title"], x["scale"]["domain"]) for x in across] == 2 * [
+        ("Time since the start (h)", [0, 10_800])
+    ]
+
+
+def test_ranks_are_named_by_their_number_under_a_title_that_says_of_what():
+    steps = pl.concat([make_steps().with_columns(rank=pl.lit(rank)) for rank in range(2)])
+    spec = throughput_chart(steps).to_dict()
+    assert spec["title"]["text"] == "Throughput of each rank (tokens/s)"
+    assert spec["layer"][1]["encoding"]["color"]["scale"]["domain"] == ["rank 0", "rank 1"]
+    many = pl.concat([make_steps().with_columns(rank=pl.lit(rank)) for rank in range(12)])
+    assert throughput_chart(many).to_dict()["title"]["subtitle"].startswith("mean of 12 ranks")
+
+
 def test_utilization_leaves_out_devices_that_report_none():
     names = utilization_chart(make_power()).to_dict()["layer"][1]["encoding"]["color"]["scale"]["domain"]
     assert len(names) == 2
@@ -233,7 +268,7 @@ def test_estimated_phases_say_so_above_their_joules():
     panels = phase_chart([{**phase, "source": "estimated"} for phase in PHASES]).to_dict()["hconcat"]
     assert [panel["title"].get("subtitle", []) for panel in panels] == [
         [],
-        ["estimated from CPU time, not measured"],
+        ["Estimated from CPU time, not measured"],
     ]
 
 
@@ -373,6 +408,58 @@ def test_a_loss_has_a_unit_only_where_its_workload_says_so(workloads, kinds, tit
     assert titled(AXES["loss"], points).full_title == title
 
 
+def steps_of_two_attempts(count=40):
+    """The second went on from step 30 and did the last ten of the first again, with the same losses."""
+    first = make_steps(count).with_columns(lost=pl.col("step") > 29, attempt=pl.lit(1))
+    return pl.concat([first, make_steps(count).filter(pl.col("step") > 29).with_columns(attempt=pl.lit(2))])
+
+
+def test_lost_steps_lie_beneath_those_that_count_broader_and_of_another_colour():
+    spec = loss_chart(steps_of_two_attempts()).to_dict()
+    lost, kept = (
+        next(layer for layer in spec["layer"] if fate(layer) == word) for word in ("lost", "counts")
+    )
+    assert spec["layer"].index(lost) < spec["layer"].index(kept)
+    assert [row["step"] for row in lost["data"]["values"]] == list(range(30, 40))
+    assert lost["mark"]["strokeWidth"] > 2 * kept["mark"]["strokeWidth"]
+    assert lost["mark"]["color"] != kept["mark"]["color"]
+    assert lost["encoding"]["y"]["scale"] == kept["encoding"]["y"]["scale"]
+    assert (
+        spec["title"]["subtitle"] == "2 attempts; broad orange: lost, since a later one went on from before"
+    )
+
+
+def fate(layer):
+    return layer["data"]["values"][0]["fate"].partition(":")[0]
+
+
+def test_many_lost_steps_are_means_in_a_band_and_say_so():
+    many = steps_of_two_attempts(3000).with_columns(loss=pl.col("loss") + pl.col("step") % 2)
+    spec = loss_chart(many).to_dict()
+    assert spec["title"]["subtitle"].endswith("; means of slices, band: least to most")
+    band = spec["layer"][0]
+    assert band["encoding"]["y2"]["field"] == "high"
+    assert all(row["low"] < row["loss"] < row["high"] for row in band["data"]["values"])
+
+
+@pytest.mark.parametrize("odd", [float("nan"), float("inf")])
+def test_losses_that_are_not_finite_are_left_out_and_said_to_be(odd):
+    """JSON has no such numbers: a training that diverged left its page without any chart."""
+    for steps in (make_steps(), steps_of_two_attempts()):
+        diverged = steps.with_columns(loss=pl.when(pl.col("step") == 35).then(odd).otherwise("loss"))
+        spec = loss_chart(diverged).to_dict()
+        json.dumps(spec, allow_nan=False)
+        assert spec["title"]["subtitle"].endswith("where it is not finite it is left out")
+    with pytest.raises(UsageError, match="Training loss is at no time a finite number"):
+        loss_chart(make_steps().with_columns(loss=pl.lit(odd)))
+
+
+def test_lost_steps_without_a_loss_are_no_chart():
+    unlogged = steps_of_two_attempts().with_columns(loss=pl.lit(None, pl.Float64))
+    with pytest.raises(UsageError, match="Loss over time is unknown"):
+        loss_chart(unlogged)
+
+
 def test_loss_over_time_has_a_unit_only_for_workloads_that_say_so():
     assert loss_chart(make_steps(), "lm").to_dict()["title"]["text"] == "Training loss (nats/token)"
     assert loss_chart(make_steps()).to_dict()["title"]["text"] == "Training loss"
@@ -392,7 +479,7 @@ def test_measured_phases_say_their_method_above_the_bars():
     methods = ("regression", "regression", None)
     phases = [{**phase, "source": "measured", "method": m} for phase, m in zip(PHASES, methods, strict=True)]
     subtitle = phase_chart(phases).to_dict()["hconcat"][1]["title"]["subtitle"]
-    assert subtitle == ["forward, backward: by regression over changes of the counter"]
+    assert subtitle == ["Forward, backward: by regression over changes of the counter"]
 
 
 def test_one_sample_is_a_dot_within_the_time_of_the_run():
@@ -411,8 +498,8 @@ def test_one_sample_is_a_dot_within_the_time_of_the_run():
 def test_time_in_use_of_a_processor_is_that_of_the_whole_machine():
     power = make_power().with_columns(utilization=pl.lit(0.5))
     names = utilization_chart(power).to_dict()["layer"][1]["encoding"]["color"]["scale"]["domain"]
-    assert names[0] == "EPYC, whole machine, other processes too"
-    assert not any("whole machine" in name for name in names[1:])
+    assert "EPYC, whole machine" in names
+    assert [name for name in names if "whole machine" in name] == ["EPYC, whole machine"]
 
 
 def test_series_at_one_place_stand_side_by_side():

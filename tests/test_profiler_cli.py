@@ -14,7 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from profiler.cli.carbon_options import CarbonOptions
-from profiler.cli.main import app
+from profiler.cli.main import COMMANDS, app
 from profiler.cli.point_process import Point, PointFailed, SweepProgress, run_point
 from profiler.errors import JoulescaleError
 
@@ -141,6 +141,22 @@ def test_every_command_that_knows_energy_takes_the_carbon_options(
     )
 
 
+@pytest.mark.parametrize("verb", COMMANDS)
+def test_all_that_print_numbers_print_them_as_json_too(joulescale: Callable[..., Said], verb: str) -> None:
+    """The output of `exec` is its command's own; the dashboard prints an address."""
+    assert ("--json" in joulescale(verb, "--help").out) == (verb not in ("exec", "dashboard"))
+
+
+def test_a_folder_without_runs_is_said_alike_by_all(joulescale: Callable[..., Said], tmp_path: Path) -> None:
+    folder = tmp_path / "my runs"
+    folder.mkdir()
+    said = [joulescale(verb, "--runs-dir", folder) for verb in ("list", "show", "recover", "scale")]
+    texts = [text.out.strip() or text.err.removeprefix("joulescale: ").strip() for text in said]
+    hint = f"Fill it with 'joulescale sweep lm --preset cpu --runs-dir '{folder}''."
+    runs, points = (f"There are no {what} in '{folder}' yet. {hint}" for what in ("runs", "points"))
+    assert texts == [runs, runs, runs, points]
+
+
 def test_a_sweep_passes_its_options_on(tmp_path: Path) -> None:
     carbon = CarbonOptions(country="FRA", carbon_series=Path("a b.csv"), price=0.3, currency="EUR")
     given = ["--country", "FRA", "--carbon-series", "a b.csv", "--price", "0.3", "--currency", "EUR"]
@@ -149,6 +165,22 @@ def test_a_sweep_passes_its_options_on(tmp_path: Path) -> None:
         workload="lm", preset="smoke", seed=0, settings=None, texts={}, label="d_model=16", options=given
     )
     assert point.command(tmp_path)[-len(given) :] == given
+
+
+def test_a_sweep_says_how_often_its_points_write_checkpoints(
+    joulescale: Callable[..., Said], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked: list[list[str]] = []
+
+    def not_run(point: Point, runs_dir: Path, progress: object) -> str:
+        asked.append(point.command(runs_dir))
+        raise PointFailed("only asked")
+
+    monkeypatch.setattr("profiler.cli.sweep.run_point", not_run)
+    joulescale("sweep", "lm", "--preset", "smoke", "--checkpoint-s", "2.5", "--runs-dir", tmp_path)
+    assert len(asked) == 2
+    for words in asked:
+        assert words[words.index("--checkpoint-s") + 1] == "2.5"
 
 
 @pytest.mark.parametrize("suffix", ["svg", "png", "html"])
@@ -251,7 +283,14 @@ WRONG = [
     ("sweep lm --preset smoke --runs-dir file", "The runs folder 'file' is a file."),
     ("list", "There is no runs folder 'runs'."),
     ("list --runs-dir foreign", "The folder 'foreign' holds other things and no joulescale runs"),
-    ("show --runs-dir empty", "The runs folder 'empty' holds no runs yet."),
+    (
+        "show --runs-dir empty",
+        "There are no runs in 'empty' yet. Fill it with 'joulescale sweep lm --preset cpu",
+    ),
+    (
+        "recover --runs-dir empty",
+        "There are no runs in 'empty' yet. Fill it with 'joulescale sweep lm --preset cpu",
+    ),
     ("scale --runs-dir empty --x width", "There is no axis named 'width'."),
     (
         "scale --runs-dir empty --plot chart.svg",

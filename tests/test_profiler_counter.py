@@ -48,7 +48,7 @@ def test_sound_readings_have_no_faults():
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -1.0])
 def test_values_that_no_counter_has_are_a_gap(bad: float):
     found, faults = _energy(_readings().with_columns(_from(9.0, pl.lit(bad), 11.0)))
-    assert faults == "20 readings of its counter were negative or not finite, and were left out"
+    assert faults == "20 readings of its counter were negative or not finite, and left out"
     assert found.energy_j == pytest.approx(TRUE_J)
     assert found.coverage < 0.9
 
@@ -81,13 +81,13 @@ def test_time_going_backwards_shows_as_many_falls_and_is_unknown():
 
 def test_a_reset_is_bridged_and_said():
     found, faults = _energy(_readings().with_columns(_from(10.0, pl.col("energy_j") - 5e6)))
-    assert faults == "its counter fell 1 times (reset, or time going backwards)"
+    assert faults == "its counter fell 1 time (reset, or time going backwards)"
     assert abs(found.energy_j - TRUE_J) <= found.plus_minus_j
 
 
 def test_a_leap_that_no_device_could_draw_is_no_energy():
     found, faults = _energy(_readings().with_columns(_from(10.0, pl.col("energy_j") + 1e9)))
-    assert faults == "its counter rose 1 times by more than can be drawn"
+    assert faults == "its counter rose 1 time by more than can be drawn"
     assert abs(found.energy_j - TRUE_J) <= found.plus_minus_j
 
 

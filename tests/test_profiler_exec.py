@@ -142,6 +142,21 @@ def test_what_is_stored_and_shown(exec_: Exec) -> None:
         assert (shown.exit_code, "mine" in shown.stdout) == (0, True)
 
 
+def test_stored_arguments_lose_the_password_of_the_program_itself(exec_: Exec) -> None:
+    fake = exec_.folder / "mysql"
+    fake.write_text("#!/bin/sh\n")
+    fake.chmod(0o755)
+    exec_.run(str(fake), "-uroot", "-phunter2", "db", options=("--quiet", "--store-arguments"))
+    assert exec_.recorded.manifest.settings["arguments"] == ["-uroot", "-p[redacted]", "db"]
+    stored = b"".join(p.read_bytes() for p in exec_.recorded.path.rglob("*") if p.is_file())
+    assert b"hunter2" not in stored
+
+
+def test_one_argument_is_one(exec_: Exec) -> None:
+    exec_.run("sh", "/dev/null", options=("--quiet",))
+    assert summarize(exec_.recorded)["notes"]["command"].startswith("sh with 1 argument (not stored")
+
+
 BURN = "import time; e = time.process_time() + {0}\nwhile time.process_time() < e: pass\n"
 
 

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import io
 import re
 import time
 from pathlib import Path
 
 import pytest
 from fixtures_ranks import PID_OF_NOBODY, ago, made_process, made_run
+from fixtures_scripted import scripted_run
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console, RenderableType
 
+from profiler.measure.peak import Peak
 from profiler.metrics.overview import overview
 from profiler.metrics.points import scale_points
 from profiler.metrics.summary import summarize
-from profiler.report.facts import status_text
-from profiler.report.tables import status_cell
+from profiler.report.facts import energy_per_text, of_record, status_text, throughput_text, work_text
+from profiler.report.tables import bounded_cell, overview_table, status_cell
+from profiler.report.terminal import run_table
 from profiler.store.lease import Lease
 from profiler.store.ranks import named, state_of
 from profiler.store.runs import open_run, scan_runs
@@ -139,6 +144,31 @@ def test_partial_is_said_wherever_a_run_is_named(tmp_path: Path):
     (row,) = overview(scan_runs(tmp_path)).iter_rows(named=True)
     assert status_cell(row) == "interrupted, partial"
     assert scale_points(scan_runs(tmp_path)).is_empty()
+
+
+def text_of(table: RenderableType) -> str:
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(table)
+    return console.export_text()
+
+
+def test_sums_of_a_run_that_lacks_ranks_are_what_they_were_at_least(tmp_path: Path):
+    peak = Peak(flops_per_s=1e12, dtype="fp32", source="given")
+    run = scripted_run(tmp_path, name="made", peak=peak)
+    whole, lacking = summarize(run), summarize(run) | {"partial": {"ranks_missing": (1,), "why": "it went"}}
+    for text in (work_text, throughput_text):
+        assert text(lacking) == f"at least {text(whole)}"
+    shown = [" ".join(line.split()) for line in text_of(run_table(lacking)).splitlines()]
+    for name in ("work", "throughput", "energy", "FLOP/s", "MFU"):
+        assert [line for line in shown if line.startswith(f"{name} at least ")], name
+    assert f"energy per token {energy_per_text(whole)[1]}, of what was recorded" in shown
+    assert (of_record(whole, "measured"), of_record(lacking, "unknown")) == ("measured", "unknown")
+    (row,) = overview([run]).iter_rows(named=True)
+    assert bounded_cell(row, "1 J") == "1 J"
+    assert [bounded_cell(row | {"partial": True}, text) for text in ("1 J", "-")] == ["≥ 1 J", "-"]
+    listed = overview([run]).with_columns(partial=True)
+    assert "≥ " in text_of(overview_table(listed))
+    assert "sums over ranks are what they were at least (≥)" in text_of(overview_table(listed))
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -128,3 +130,18 @@ def test_memory_is_told_once_a_second():
     assert told[0] is not None
     assert told[0] > 1_000_000
     assert told[1:] == [None] * 4
+
+
+def test_the_first_utilization_is_told_by_another_thread_than_the_one_that_made_the_gauge():
+    """psutil's own share is kept by thread, and its first in each is 0: the sampler is another thread."""
+    gauge = CpuGauge(own_memory=False)
+    end_s = time.monotonic() + 0.6
+    while time.monotonic() < end_s:  # one hardware thread is busy
+        pass
+    told = []
+    sampler = threading.Thread(target=lambda: told.append(gauge.read().utilization))
+    sampler.start()
+    sampler.join()
+    assert told[0] is not None
+    assert 0.5 / (os.cpu_count() or 1) < told[0] <= 1.0
+    assert gauge.read().utilization is None, "at once, it is not known"

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from profiler import words
 from profiler.report import quantity
 from profiler.report.quantity import format_quantity
 
@@ -89,3 +90,4 @@ def test_a_clock_time_is_short(value):
 
 def test_examples_in_the_docstrings():
     assert doctest.testmod(quantity).failed == 0
+    assert doctest.testmod(words).failed == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -56,10 +57,15 @@ def test_a_killed_run_is_read_whole_and_says_how_it_ended(tmp_path: Path, folder
     assert run.processes[0].steps["step"].to_list() == list(range(1, STEPS + 1))
     assert len(run.processes[0].readings) == 2 * STEPS
     sentence = summarize(run)["notes"]["journal 1"]
-    assert sentence.startswith(
-        "wal-000003.open was not closed: rows of the last second may be missing; 0 bytes"
-    )
+    assert sentence == "wal-000003.open was not closed: rows of the last second may be missing."
     assert _names(folder) == before  # reading changes nothing
+
+
+def test_a_frame_that_was_not_finished_is_said_in_bytes(tmp_path: Path, folder: Path):
+    journal = folder / "wal-000003.open"
+    journal.write_bytes(journal.read_bytes()[:-7])
+    (sentence,) = open_run(tmp_path, "made").unfinished
+    assert re.search(r"may be missing; \d+ bytes of its last frame were not finished\.$", sentence)
 
 
 def test_recovery_makes_the_same_rows_whole_and_a_second_time_does_nothing(tmp_path: Path, folder: Path):

@@ -110,6 +110,34 @@ def test_a_command_line_keeps_all_but_its_secrets():
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("argv", "kept"),
+    [
+        (
+            ["mysql", "-uroot", f"-p{SECRET}", "-P", "3306", "db"],
+            ["mysql", "-uroot", "-p*", "-P", "3306", "db"],
+        ),
+        (["sudo", "/usr/bin/mysqldump", f"-p{SECRET}"], ["sudo", "/usr/bin/mysqldump", "-p*"]),
+        (["mysql", "-p", "database"], ["mysql", "-p", "database"]),
+        (["sshpass", "-p", SECRET, "ssh", "-p", "22"], ["sshpass", "-p", "*", "ssh", "-p", "*"]),
+        (["sshpass", f"-p{SECRET}", "ssh", "a"], ["sshpass", "-p*", "ssh", "a"]),
+        (["psql", f"-p{SECRET}"], ["psql", "-p*"]),
+        (["redis-cli", "-a", SECRET], ["redis-cli", "-a", "*"]),
+        (["curl", "-u", f"me:{SECRET}", "a.b"], ["curl", "-u", "*", "a.b"]),
+        (["sh", "-c", f"cd x && mysql -u me -p{SECRET} db"], ["sh", "-c", "cd x && mysql -u me -p* db"]),
+        (["sh", "-c", f"sshpass -p '{SECRET} 2' ssh a"], ["sh", "-c", "sshpass -p * ssh a"]),
+        (
+            ["python", "serve.py", "-p8080", "-p", "80", "-u"],
+            ["python", "serve.py", "-p8080", "-p", "80", "-u"],
+        ),
+        (["mkdir", "-p", "mysql/data"], ["mkdir", "-p", "mysql/data"]),
+    ],
+)
+def test_passwords_by_the_short_options_of_known_programs_go(argv, kept):
+    assert redact(argv) == [word.replace("*", REDACTED) for word in kept]
+    assert redact(redact(argv)) == redact(argv)
+
+
 def test_numbers_flags_and_nothing_stay_under_any_name():
     assert redact({"token": 512, "use_auth": True, "password": None, "lr": 0.1}) == {
         "token": 512,

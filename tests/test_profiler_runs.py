@@ -254,9 +254,10 @@ def test_a_name_that_means_two_runs_is_refused(tmp_path: Path):
 def test_an_unknown_name_suggests_the_nearest(tmp_path: Path):
     _run(tmp_path, "lm-small")
     with pytest.raises(
-        RunNotFoundError, match=r"There is no run named 'lm-smoll'. Did you mean 'lm-small'\?.*Runs folder: "
-    ):
+        RunNotFoundError, match=r"There is no run named 'lm-smoll'\. Did you mean 'lm-small'"
+    ) as told:
         open_run(tmp_path, "lm-smoll")
+    assert str(told.value).endswith(f"All are shown by 'joulescale list --runs-dir {tmp_path}'.")
 
 
 @pytest.mark.parametrize(
@@ -272,7 +273,8 @@ def test_no_name_leads_out_of_the_runs_folder(tmp_path: Path, name: str):
 
 def test_an_empty_runs_folder_says_how_to_fill_it(tmp_path: Path):
     with pytest.raises(
-        RunNotFoundError, match=r"holds no runs yet. Make one with 'joulescale run lm --preset smoke"
+        RunNotFoundError,
+        match=r"There are no runs in '.*' yet. Fill it with 'joulescale sweep lm --preset cpu",
     ):
         open_run(tmp_path, "latest")
 
@@ -289,7 +291,7 @@ def test_a_new_folder_is_made_and_marked(tmp_path: Path):
 
 def test_a_missing_folder_is_said_to_readers(tmp_path: Path):
     with pytest.raises(
-        RunsFolderError, match=r"^There is no runs folder '.*/gone'\. Train something into it, with"
+        RunsFolderError, match=r"^There is no runs folder '.*/gone'\. Fill it with 'joulescale sweep lm"
     ):
         readable_runs_dir(tmp_path / "gone")
     assert not (tmp_path / "gone").exists()

@@ -48,6 +48,12 @@ def ddp(*forward_s: float, **facts: Any) -> list[StoredProcess]:
     ]
 
 
+def test_of_ranks_that_are_alike_none_is_the_slowest():
+    found = beside_each_other(run_of(ddp(0.1, 0.1, 0.1)))
+    assert [row["slowest_in"] for row in found["ranks"]] == [0.0, 0.0, 0.0]
+    assert found["straggler"] is None
+
+
 def test_who_is_ready_first_waits_for_the_last():
     found = beside_each_other(run_of(ddp(0.1, 0.3, 0.2, 0.1)))
     assert [row["wait_s"] for row in found["ranks"]] == pytest.approx([0.2, 0.0, 0.1, 0.2])
@@ -233,6 +239,14 @@ def test_what_all_ranks_say_is_said_once_and_other_words_have_their_ranks():
     assert merged_notes(ranks) == {
         "cpu": "no RAPL.",
         "gpu 1": "ranks 0-1: GPU 0 is old; ranks 2-3: GPU 1 is old",
+    }
+
+
+def test_what_each_rank_says_of_its_own_gpu_is_said_once():
+    notes = [{"gpu 1": f"NVML gives no activity of GPU-{r}a1b-00{r}. It stays null"} for r in range(3)]
+    ranks = [made_rank(r, [], notes=said) for r, said in enumerate([*notes, {"gpu 1": "no GPU-x at all"}])]
+    assert merged_notes(ranks) == {
+        "gpu 1": "ranks 0-2: NVML gives no activity of its GPU. It stays null; rank 3: no GPU-x at all"
     }
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import io
+import math
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
-from fixtures_scripted import Script, gpu, scripted_run
+from fixtures_scripted import Script, gpu, scripted_run, waiting_run
 from hypothesis import given
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
@@ -128,6 +129,16 @@ def test_a_long_timeline_keeps_the_mean_the_least_and_the_most(
     assert sliced["tokens_per_s_low"].min() == steps["tokens_per_s"].min()
     assert sliced["tokens_per_s_high"].max() == steps["tokens_per_s"].max()
     assert slice_width_s(0.0, 80.0) == 10.0
+
+
+def test_a_slice_of_a_step_without_a_finite_loss_has_no_mean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    losses = [1.0] * 39 + [math.nan]
+    run = waiting_run(tmp_path, steps=40, data_s=0.1, losses=losses)
+    monkeypatch.setattr(timeline, "MOST_ROWS", 10)
+    monkeypatch.setattr("profiler.metrics.slices.SLICES", 8)
+    found = timeline.step_timeline(run)["loss"].to_list()
+    assert found[0] == 1.0
+    assert found[-1] == math.inf, "left out of a mean it would be said of no step"
 
 
 # -- a table of many rows ----------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from typing import Any
 import polars as pl
 import pytest
 from fixtures_runs import make_points
-from fixtures_scripted import Script, cpu_only, gpu, gpu_and_cpu, scripted_run
+from fixtures_scripted import Script, cpu_only, gpu, gpu_and_cpu, nothing, scripted_run
 
 from profiler.carbon.factors import CarbonFactors
 from profiler.measure.peak import Peak
@@ -21,7 +21,7 @@ from profiler.metrics.points import scale_points
 from profiler.metrics.summary import summarize
 from profiler.report.facts import hfu_text, mfu_text, roofline_text, status_text
 from profiler.report.notes import grouped_notes
-from profiler.report.tables import damaged_sentence, overview_table, points_table
+from profiler.report.tables import damaged_sentence, overview_table, points_table, status_cell
 from profiler.report.terminal import run_table, show
 from profiler.store.run import StoredRun
 from profiler.store.runs import open_run, scan_runs
@@ -74,6 +74,25 @@ def test_where_tokens_are_not_counted_samples_stand_in(tmp_path: Path, shown: Ca
     assert "energy per sample ~ " in text
     assert "mJ/sample" in text
     assert "energy per token" not in text
+
+
+def test_of_samples_alone_no_tokens_are_spoken_of_where_the_energy_is_unknown(
+    tmp_path: Path, shown: Callable[..., str]
+):
+    run = scripted_run(tmp_path, SAMPLES, counters=nothing)
+    text = words(shown(run_table(summarize(run))))
+    assert "energy per sample unknown" in text
+    assert "energy per token" not in text
+
+
+def test_energy_of_a_unit_of_work_has_its_error_bar(tmp_path: Path, shown: Callable[..., str]):
+    summary = summarize(scripted_run(tmp_path))
+    energy, efficiency = summary["energy"], summary["efficiency"]
+    share = energy["measured_plus_minus_j"] / energy["measured_j"]
+    for unit in ("token", "sample"):
+        amount, bar = efficiency[f"energy_per_{unit}_j"], efficiency[f"energy_per_{unit}_plus_minus_j"]
+        assert bar / amount == pytest.approx(share)
+    assert re.search(r"energy per token [\d.]+ ± [\d.e-]+ mJ/token", words(shown(run_table(summary))))
 
 
 def test_a_lost_run_says_what_that_is_and_when_it_was_last_alive(tmp_path: Path, shown: Callable[..., str]):
@@ -217,6 +236,31 @@ def test_the_list_marks_damaged_runs_and_explains_its_statuses(tmp_path: Path, s
     assert "1 run has damaged files: see 'joulescale show NAME'" in text
     assert "lost: its process ended without saying so" in text
     assert "interrupted:" not in text
+
+
+@pytest.mark.parametrize(
+    ("ended", "cell", "text"),
+    [
+        ("KeyError after step 7", "failed: KeyError", "failed: KeyError after step 7"),
+        ("KeyboardInterrupt after step 7", "interrupted", "interrupted: KeyboardInterrupt after step 7"),
+        ("end of the interpreter after step 7", "interrupted", "interrupted: end of the interpreter after"),
+        (None, "interrupted", "interrupted: it was stopped before its end"),
+    ],
+)
+def test_what_raised_failed_in_the_list_as_in_show(
+    tmp_path: Path, shown: Callable[..., str], ended: str | None, cell: str, text: str
+):
+    run = scripted_run(tmp_path, status="interrupted")
+    (path,) = run.path.glob("attempt-1/*/process.json")
+    known = {k: v for k, v in json.loads(path.read_text()).items() if k != "checksum"}
+    path.write_text(json.dumps(known | {"notes": {"ended": ended} if ended else {}}))
+    again = open_run(tmp_path, run.run_id)
+    frame = overview([again])
+    assert status_cell(frame.row(0, named=True)) == cell
+    assert status_text(summarize(again)).startswith(text)
+    legend = words(shown(overview_table(frame)))
+    assert f"{cell.partition(':')[0]}: " in legend
+    assert ("failed: an exception ended it" in legend) == cell.startswith("failed")
 
 
 def test_points_count_those_of_damaged_runs(tmp_path: Path):

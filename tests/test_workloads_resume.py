@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import os
+import re
+import socket
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,13 +17,20 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
+from fixtures_ranks import made_process, made_run
 from fixtures_scripted import Script, scripted_run
 from test_workloads_lm import TINY, CountingMonitor
+from typer.testing import CliRunner
 
+from profiler.cli.main import make_app
 from profiler.cli.point_process import Point
 from profiler.cli.run import check_identity, resumable
 from profiler.errors import InvalidValueError
 from profiler.measure.session import RunFacts
+from profiler.store.claim import Job, claim
+from profiler.store.lease import Lease
+from profiler.store.runs import open_run
+from profiler.store.turn import check_nobody_writes, take_turn
 from profiler.workload import stored_settings
 from workloads.checkpoints import FOLDER, KEPT, Checkpoints, StepsFrom, last_checkpoint, remove_checkpoints
 from workloads.lm import WORKLOAD
@@ -134,6 +146,56 @@ def test_what_cannot_be_gone_on_with_is_refused(tmp_path: Path) -> None:
     check_identity(before, {"data_sha256": "a"})
     with pytest.raises(InvalidValueError, match="begun with data_sha256 = a, and here it is b, so going on"):
         check_identity(before, {"data_sha256": "b"})
+
+
+TAKES_THE_TURN = (
+    "import sys, time; from pathlib import Path; from profiler.store.turn import take_turn;"
+    "turn = take_turn(Path(sys.argv[1])); print('taken', flush=True); time.sleep(60)"
+)
+
+
+def test_of_two_that_go_on_at_once_the_second_is_told_of_the_first(tmp_path: Path) -> None:
+    _run(tmp_path, "half", "interrupted")
+    words = [sys.executable, "-c", TAKES_THE_TURN, str(tmp_path / "half")]
+    with subprocess.Popen(words, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"taken\n"
+        refused = CliRunner().invoke(
+            make_app("run"), ["run", "lm", "--resume", "half", "--runs-dir", str(tmp_path)]
+        )
+        other.kill()
+    assert isinstance(refused.exception, InvalidValueError)
+    host, since = re.escape(socket.gethostname()), r"20\d\d-\d\d-\d\d \d\d:\d\d:\d\d UTC"
+    assert re.fullmatch(
+        rf"'half' is being written to by process {other.pid} on {host} since {since}, and two trainings in one run"
+        " would be neither. Wait for its end, or stop it first.",
+        str(refused.exception),
+    )
+    turn = take_turn(tmp_path / "half")
+    assert turn is not None, "whose process was killed has no turn any more"
+    turn.release()
+    assert open_run(tmp_path, "half").manifest.attempt == 1
+
+
+def test_a_run_that_a_process_records_is_not_gone_on_with_and_which_process_is_said(tmp_path: Path) -> None:
+    run = made_run(tmp_path, status="running", world_size=1)
+    folder = made_process(run, world_size=1, status="running", clock={"wall_unix_s": 0.0, "monotonic_s": 0.0})
+    lease = Lease(folder)
+    with pytest.raises(
+        InvalidValueError, match=rf"process {os.getpid()} on .* since 1970-01-01 00:00:00 UTC, and"
+    ):
+        check_nobody_writes(open_run(tmp_path, "made"))
+    lease.release()
+    check_nobody_writes(open_run(tmp_path, "made"))
+    started = claim(run, 2, Job(key="k", restart=0, start="s"))
+    assert started is not None
+    with pytest.raises(InvalidValueError, match="'made' is being written to by another process, and two"):
+        check_nobody_writes(open_run(tmp_path, "made"))
+    started.release()
+
+
+def test_a_folder_that_may_not_be_written_has_no_turns(tmp_path: Path) -> None:
+    assert take_turn(tmp_path / "nothing here") is None
 
 
 def test_settings_come_back_from_the_manifest() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
@@ -15,10 +16,21 @@ from dashboard.kinds import largest_kind, of_kind
 from dashboard.limits import searched, thinned
 from dashboard.plain import plain
 from dashboard.sidebar import factors
-from dashboard.tables import cell, draw_table, energy_cell, loss_cell, moment
+from dashboard.tables import bounded_shown, cell, draw_table, energy_cell, loss_cell, moment
 from profiler.report.charts import scale_chart
-from profiler.report.facts import INTERRUPTED, LOST, NO_MANIFEST, PLUS_MINUS, energy_per
+from profiler.report.facts import (
+    FAILED,
+    INTERRUPTED,
+    LOST,
+    NO_MANIFEST,
+    PARTIAL,
+    PLUS_MINUS,
+    energy_per,
+    status_word,
+    work_unit,
+)
 from profiler.report.tables import ESTIMATED, damaged_sentence, status_cell
+from profiler.words import counted
 
 _CHART_HEIGHT = 300
 
@@ -28,33 +40,33 @@ _COLUMNS = {
     "status": _text(
         "Status",
         width=92,
-        help=f"lost: {LOST}. interrupted: {INTERRUPTED}. partial: ranks of it are missing."
+        help=f"lost: {LOST}. interrupted: {INTERRUPTED}. failed: {FAILED}. partial: {PARTIAL}."
         f" damaged: files of it cannot be read, or {NO_MANIFEST}.",
     ),
     "kind": _text("Workload", width=86),
-    "params": _number("Size", width=64, help="Parameters."),
+    "params": _number("Size", width=60, help="Parameters."),
     "tokens": _number("Tokens", width=66),
     "loss": _number("Train loss", width=82, help="Of the last step; of lm in nats a token."),
     "energy": _number(
-        "Energy", width=112, help="Measured where a sensor gave joules, else the estimate (~)."
+        "Energy", width=120, help="Measured where a sensor gave joules, else the estimate (~)."
     ),
     "energy_per": _number(
         "Energy per", width=124, help="Of a token, or of a sample where tokens are not counted."
     ),
-    "mfu": _number("MFU", width=66),
+    "mfu": _number("MFU", width=60),
     "duration": _number("Time", width=78),
     "emissions": _number("CO2e", width=90),
     "throughput": _number("Throughput", width=125, help="All ranks together, time inside steps only."),
     "seed": _number("Seed", width=60),
     "created_at": st.column_config.DatetimeColumn("Started (UTC)", format="YYYY-MM-DD HH:mm", width=140),
 }
-_IF_DAMAGED = {
+_IF_LONG = {
     "run": _COLUMNS["run"],
-    "status": _text("Status", width=140, help=_COLUMNS["status"]["help"]),
+    "status": _text("Status", width=200, help=_COLUMNS["status"]["help"]),
     **{name: column for name, column in _COLUMNS.items() if name not in ("run", "status", "kind")},
     "kind": _COLUMNS["kind"],
 }
-"""`interrupted, damaged` needs room, so the workload goes last."""
+"""`failed: RuntimeError, partial` needs room, so the workload goes last."""
 
 
 def main() -> None:
@@ -68,8 +80,11 @@ def main() -> None:
 
 
 def _headline(table: pl.DataFrame) -> None:
-    statuses = table["status"].value_counts(sort=True).iter_rows()
-    st.caption(f"{len(table)} runs: " + ", ".join(f"{count} {plain(status)}" for status, count in statuses))
+    statuses = Counter(status_word(*row) for row in table.select("status", "ended").iter_rows()).most_common()
+    st.caption(
+        f"{counted(len(table), 'run')}: "
+        + ", ".join(f"{count} {plain(status)}" for status, count in statuses)
+    )
 
 
 def _charts(points: pl.DataFrame) -> None:
@@ -85,10 +100,12 @@ def _charts(points: pl.DataFrame) -> None:
 def _table(table: pl.DataFrame) -> None:
     st.subheader("All runs")
     st.caption("Click a run to open it.")
-    table = searched(table, ("run_id", "workload", "preset", "status"), "runs, the newest,", "runs_find")
+    table = searched(
+        table, ("run_id", "workload", "preset", "status", "ended"), "runs, the newest,", "runs_find"
+    )
     event = draw_table(
         [_row(row) for row in table.iter_rows(named=True)],
-        _IF_DAMAGED if (table["damaged"] | table["partial"]).any() else _COLUMNS,
+        _IF_LONG if (table["damaged"] | table["partial"] | table["ended"].is_not_null()).any() else _COLUMNS,
         key="runs_table",
         on_select="rerun",
         selection_mode=["single-row", "single-cell"],
@@ -104,20 +121,20 @@ def _table(table: pl.DataFrame) -> None:
 def _row(row: Mapping[str, Any]) -> dict[str, Any]:
     """One run's cells."""
     source = row["energy_source"] or "measured"
-    _, per_j, per_unit = energy_per(row)
-    counted = "samples" if row["tokens_per_s"] is None else "tokens"
+    unit = work_unit(row)
+    bounded = partial(bounded_shown, row)
     return {
         "run": row["run_id"],
         "status": status_cell(row),
         "kind": "/".join(filter(None, (row["workload"], row["preset"]))) or None,
         "params": cell(row["params"], "params", bare=True),
-        "tokens": cell(row["tokens"], "tokens", bare=True),
+        "tokens": bounded(cell(row["tokens"], "tokens", bare=True)),
         "loss": loss_cell(row["loss"]),
-        "energy": energy_cell(row[f"{source}_j"], "J", source, row[f"{source}_plus_minus_j"]),
-        "energy_per": energy_cell(per_j, per_unit, source),
-        "mfu": cell(row["mfu"], "fraction"),
-        "emissions": energy_cell(row["emissions_g"], "g", source),
-        "throughput": cell(row[f"{counted}_per_s"], f"{counted}/s"),
+        "energy": bounded(energy_cell(row[f"{source}_j"], "J", source, row[f"{source}_plus_minus_j"])),
+        "energy_per": energy_cell(*energy_per(row, unit), source),
+        "mfu": bounded(cell(row["mfu"], "fraction")),
+        "emissions": bounded(energy_cell(row["emissions_g"], "g", source)),
+        "throughput": bounded(cell(row[f"{unit}_per_s"], f"{unit}/s")),
         "duration": cell(row["duration_s"], "s"),
         "seed": cell(row["seed"], ""),
         "created_at": moment(row["created_at"]),

@@ -12,6 +12,7 @@ from profiler.cli.options import AsJson, RunsDir, print_json
 from profiler.metrics.listing import list_folder
 from profiler.report.console import show
 from profiler.report.tables import overview_table
+from profiler.store.folder import nothing_yet
 
 _LONG = 300
 """So many runs that nobody has read yet take some ten seconds: they are counted aloud."""
@@ -28,9 +29,7 @@ def list_runs(
     if as_json:
         print_json(frame.to_dicts())
     elif frame.is_empty():
-        typer.echo(
-            f"No runs in {runs_dir} yet. Fill it with 'joulescale sweep lm --preset cpu --runs-dir {runs_dir}'."
-        )
+        typer.echo(nothing_yet("runs", runs_dir))
     else:
         show(overview_table(frame))
 

@@ -20,6 +20,7 @@ IdleS = Annotated[
         help="Seconds to measure the devices' idle power before training; shown, never subtracted. None: not measured.",
     ),
 ]
+CheckpointS = Annotated[float, typer.Option(help="Seconds from one checkpoint to the next.", min=0.0)]
 Preset = Annotated[
     str, typer.Option(help="smoke (seconds), cpu (minutes on two cores) or gpu (paper scale).")
 ]

@@ -13,6 +13,7 @@ from profiler.cli.carbon_live import CarbonLive, ask_live, chosen_source
 from profiler.cli.carbon_options import CarbonOptions, with_carbon
 from profiler.cli.options import (
     AsJson,
+    CheckpointS,
     Data,
     IdleS,
     Preset,
@@ -29,6 +30,7 @@ from profiler.store.factors import read_factors, replace_factors
 from profiler.store.folder import check_run_name, writable_runs_dir
 from profiler.store.manifest import Manifest, as_stored
 from profiler.store.runs import open_run
+from profiler.store.turn import check_nobody_writes, take_turn
 from profiler.workload import (
     CHECKPOINT_EVERY_S,
     MAX_SEED,
@@ -59,9 +61,7 @@ def run(
             help="Go on with a run that did not finish, from its last checkpoint, with its own settings and seed.",
         ),
     ] = None,
-    checkpoint_s: Annotated[
-        float, typer.Option(help="Seconds from one checkpoint to the next.", min=0.0)
-    ] = CHECKPOINT_EVERY_S,
+    checkpoint_s: CheckpointS = CHECKPOINT_EVERY_S,
     keep_checkpoints: Annotated[
         bool, typer.Option("--keep-checkpoints", help="Keep them when the training is finished.")
     ] = False,
@@ -77,6 +77,7 @@ def run(
     source = chosen_source(carbon_live, factors)
     check_second_opinion(second_opinion)
     before = None if resume is None else resumable(runs_dir, resume, workload)
+    turn = None if before is None else take_turn(runs_dir / before.run_id)
     if before is None:
         chosen = apply_settings(found.preset(check_preset(preset)), settings_texts(settings, data))
     else:
@@ -110,10 +111,9 @@ def run(
     try:
         run_dir = found.train(request)
     except KeyboardInterrupt:
-        kept = f"\ninterrupted; what was recorded is kept: joulescale show {name or 'latest'} --runs-dir {runs_dir}"
-        go_on = (
-            f"\ngo on with it: joulescale run {workload} --resume {name or 'latest'} --runs-dir {runs_dir}"
-        )
+        called = before.run_id if before else name or "latest"
+        kept = f"\ninterrupted; what was recorded is kept: joulescale show {called} --runs-dir {runs_dir}"
+        go_on = f"\ngo on with it: joulescale run {workload} --resume {called} --runs-dir {runs_dir}"
         typer.echo(kept + (go_on if found.resumes else ""), err=True)
         raise typer.Exit(130) from None
     if source is not None:
@@ -121,6 +121,8 @@ def run(
     from profiler.metrics.entries import remember  # with Polars, which must not run while a training does
 
     remember(run_dir)
+    if turn is not None:
+        turn.release()
     if as_json:
         from profiler.metrics.summary import summarize
 
@@ -136,7 +138,7 @@ def resumable(runs_dir: Path, name: str, workload: str) -> Manifest:
     """The manifest of the run to go on with.
 
     Raises:
-        InvalidValueError: It is another workload's, is finished, or still runs.
+        InvalidValueError: It is another workload's, is finished, or is being written to.
     """
     run = open_run(runs_dir, name)
     why = None
@@ -146,12 +148,11 @@ def resumable(runs_dir: Path, name: str, workload: str) -> Manifest:
         why = f"is a run of {run.manifest.workload or 'no workload'}, not of {workload}"
     elif run.status == "finished":
         why = "is finished"
-    elif run.status == "running":
-        why = "still runs"
     if why:
         raise InvalidValueError(
             f"{run.run_id!r} {why}, so it cannot be gone on with. 'joulescale list' shows which did not finish."
         )
+    check_nobody_writes(run)
     return run.manifest
 
 

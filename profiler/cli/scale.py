@@ -16,8 +16,10 @@ from profiler.metrics.points import is_broken, is_partial, scale_points
 from profiler.report.axes import X_AXES, Y_AXES
 from profiler.report.terminal import is_wide, points_table, show
 from profiler.report.visible import visible
+from profiler.store.folder import nothing_yet
 from profiler.store.run import StoredRun
 from profiler.store.runs import open_run, scan_runs
+from profiler.words import counted
 
 PEAKS_AGREE = 1.25
 """Measured peaks of one quiet machine differ by less than this factor."""
@@ -59,9 +61,7 @@ def scale(
         )
         return
     if points.is_empty():
-        typer.echo(
-            f"No points in {runs_dir} yet. Make some with 'joulescale sweep lm --preset cpu --runs-dir {runs_dir}'."
-        )
+        typer.echo(nothing_yet("points", runs_dir))
         return
     show(points_table(points, wide=is_wide()))
     for note in _notes(points, stored).values():
@@ -82,10 +82,15 @@ def _notes(points: pl.DataFrame, stored: Sequence[StoredRun]) -> dict[str, str]:
     broken = [run.run_id for run in stored if is_broken(run)]
     if broken:
         named = ", ".join(broken[:3]) + (", ..." if len(broken) > 3 else "")
-        notes["damaged"] = f"{len(broken)} runs have damaged files and are left out: {named}."
+        have = counted(len(broken), "run has", "runs have")
+        notes["damaged"] = (
+            f"{have} damaged files and {'is' if len(broken) == 1 else 'are'} left out: {named}."
+        )
     partial = [run.run_id for run in stored if is_partial(run)]
     if partial:
-        notes["partial"] = f"{len(partial)} runs lack ranks and are left out: {', '.join(partial[:3])}."
+        named = ", ".join(partial[:3]) + (", ..." if len(partial) > 3 else "")
+        lack = counted(len(partial), "run lacks", "runs lack")
+        notes["partial"] = f"{lack} ranks and {'is' if len(partial) == 1 else 'are'} left out: {named}."
     peaks = _measured_peaks(stored)
     if peaks and max(peaks) > PEAKS_AGREE * min(peaks):
         notes["mfu"] = (

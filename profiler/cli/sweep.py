@@ -19,6 +19,7 @@ from profiler.cli.carbon_live import CarbonLive, chosen_source
 from profiler.cli.carbon_options import CarbonOptions, with_carbon
 from profiler.cli.options import (
     AsJson,
+    CheckpointS,
     Data,
     Preset,
     RunsDir,
@@ -36,7 +37,14 @@ from profiler.report.terminal import is_wide, points_table, show
 from profiler.store.folder import writable_runs_dir
 from profiler.store.run import StoredRun
 from profiler.store.runs import open_run, scan_runs
-from profiler.workload import MAX_SEED, Workload, apply_settings, check_preset, load_workload
+from profiler.workload import (
+    CHECKPOINT_EVERY_S,
+    MAX_SEED,
+    Workload,
+    apply_settings,
+    check_preset,
+    load_workload,
+)
 
 
 @with_carbon
@@ -55,6 +63,7 @@ def sweep(
     settings: Settings = None,
     data: Data = None,
     runs_dir: RunsDir = Path("runs"),
+    checkpoint_s: CheckpointS = CHECKPOINT_EVERY_S,
     carbon_live: CarbonLive = None,
     second_opinion: SecondOpinion = None,
     as_json: AsJson = False,
@@ -76,7 +85,7 @@ def sweep(
             settings=apply_settings(base, texts),
             texts={**settings_texts(settings, data), **texts},
             label=" ".join(f"{k}={v}" for k, v in {**texts, "seed": str(seed)}.items()),
-            options=[*carbon.words(), *_words(carbon_live, second_opinion)],
+            options=[*carbon.words(), *_words(checkpoint_s, carbon_live, second_opinion)],
         )
         for seed in _seeds(seeds)
         for texts in varied
@@ -101,10 +110,11 @@ def sweep(
         raise typer.Exit(1)
 
 
-def _words(carbon_live: str | None, second_opinion: str | None) -> list[str]:
+def _words(checkpoint_s: float, carbon_live: str | None, second_opinion: str | None) -> list[str]:
     """The options of a run that are no carbon factors, for its own command line."""
-    live = [] if carbon_live is None else ["--carbon-live", carbon_live]
-    return live + ([] if second_opinion is None else ["--second-opinion", second_opinion])
+    words = ["--checkpoint-s", str(checkpoint_s)]
+    given = {"--carbon-live": carbon_live, "--second-opinion": second_opinion}
+    return words + [word for name, value in given.items() if value is not None for word in (name, value)]
 
 
 def _run_all(

@@ -14,8 +14,10 @@ from profiler.carbon.factors import CarbonFactors
 from profiler.measure.guard import Guard
 from profiler.measure.probes import GpuWish, open_probes
 from profiler.measure.ranks import Place
+from profiler.measure.redaction import redact
 from profiler.measure.sensors.cpu_time import descendants_time
 from profiler.measure.session import RunFacts, Session
+from profiler.words import counted
 
 _NO_STEPS = "no steps: exec sees the command from outside"
 
@@ -53,7 +55,7 @@ class CommandRecording:
             RunFacts(
                 settings={
                     "program": command[0],
-                    "arguments": list(command[1:]) if store_arguments else len(command) - 1,
+                    "arguments": redact(list(command))[1:] if store_arguments else len(command) - 1,
                     "ending": self._ending,
                 },
                 carbon=carbon,
@@ -95,6 +97,6 @@ class CommandRecording:
         self._probes.close()
 
     def _told(self, state: str) -> str:
-        arguments = len(self._command) - 1
+        arguments = counted(len(self._command) - 1, "argument")
         stored = "stored redacted" if self._stores_arguments else "not stored: they may hold secrets"
-        return f"{self._command[0]} with {arguments} arguments ({stored}), {state}"
+        return f"{self._command[0]} with {arguments} ({stored}), {state}"

@@ -1,8 +1,9 @@
 """Takes secrets out of whatever a user, a launcher or an exception says before it is stored with a run.
 
-Three signs of a secret: the name that a value is given under (`--api-key`, `password=`), a place that holds nothing
-else (`scheme://user:password@host`), and a form that only tokens have (`hf_...`, `AKIA...`). What has none of them,
-such as a password that stands alone as a word, is not found: argv is therefore stored only when asked for.
+Four signs of a secret: the name that a value is given under (`--api-key`, `password=`), a place that holds nothing
+else (`scheme://user:password@host`), a form that only tokens have (`hf_...`, `AKIA...`), and the short option by which
+a known program is given its password (`profiler.measure.password_options`). What has none of them, such as a password
+that stands alone as a word, is not found: argv is therefore stored only when asked for.
 Text that is no secret may be lost; that is the cheaper mistake. Numbers under the name of a token are counts.
 """
 
@@ -12,6 +13,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any
+
+from profiler.measure.password_options import PASSWORD_OPTIONS
 
 REDACTED = "[redacted]"
 
@@ -77,6 +80,8 @@ def redact_text(text: str) -> str:
     """
     text = _USER_IN_URL.sub(f"{REDACTED}@", _FORMS.sub(REDACTED, text))
     text = _AUTHORIZATION.sub(rf"\g<head>{REDACTED}", text)
+    for option in PASSWORD_OPTIONS:
+        text = option.in_text.sub(rf"\g<head>{REDACTED}", text)
     return _FLAG.sub(_if_named, _ASSIGNMENT.sub(_if_named, text))
 
 
@@ -114,13 +119,20 @@ def _under(name: str, value: Any) -> Any:
 
 
 def _listed(values: Iterable[Any]) -> list[Any]:
-    """Values in a row, which may be a command line: the word after `--token` is one."""
+    """Values in a row, which may be a command line: the word after `--token` is one, and `-pSECRET` after `mysql`."""
     found: list[Any] = []
-    before = ""
+    before, option = "", None
     for value in values:
+        word = value if isinstance(value, str) else ""
+        option = next((known for known in PASSWORD_OPTIONS if known.is_of(word)), option)
         is_named = before.startswith("-") and "=" not in before and names_secret(before)
-        found.append(REDACTED if is_named and isinstance(value, str) else redact(value))
-        before = value if isinstance(value, str) else ""
+        if word and (is_named or (option and option.is_followed_by_secret(before))):
+            found.append(REDACTED)
+        elif option and option.holds_secret(word):
+            found.append(f"{option.option}{REDACTED}")
+        else:
+            found.append(redact(value))
+        before = word
     return found
 
 

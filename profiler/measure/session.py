@@ -40,6 +40,7 @@ from profiler.store.manifest import (
 )
 from profiler.store.node import boot_id
 from profiler.store.writer import JournalWriter
+from profiler.words import counted
 
 if TYPE_CHECKING:
     from profiler.measure.peak import Peak
@@ -264,18 +265,14 @@ class Session:
 
     def _notes(self) -> dict[str, str]:
         dropped = self._writer.dropped
-        lost = (
-            {
-                "rows": f"{dropped} rows were dropped: the disk was gone for too long, or a value fitted no column"
-            }
-            if dropped
-            else {}
-        )
-        return redact_notes({**self.notes, **self.guard.notes, **lost})
+        were = counted(dropped, "row was", "rows were")
+        why = f"{were} dropped: the disk was gone for too long, or a value fitted no column"
+        return redact_notes({**self.notes, **self.guard.notes, **({"rows": why} if dropped else {})})
 
     def _rows_lost(self, count: int) -> None:
         self.guard.warn(
-            "storing the rest", f"{count} rows could not be written to {self.run_dir} and are lost"
+            "storing the rest",
+            f"{counted(count, 'row')} could not be written to {self.run_dir} and {'is' if count == 1 else 'are'} lost",
         )
 
     def _disk_failed(self, error: OSError) -> None:

@@ -6,7 +6,7 @@ belongs to neither, and each has its own clock.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -14,7 +14,16 @@ from typing import Any
 import polars as pl
 
 from profiler.metrics.carbon import use_of
-from profiler.metrics.devices import DeviceCurve, Windows, fit_window, fit_windows, total, windows_on
+from profiler.metrics.devices import (
+    DeviceCurve,
+    Total,
+    Windows,
+    fit_window,
+    fit_windows,
+    taken,
+    total,
+    windows_on,
+)
 from profiler.metrics.kept import by_attempt, kept_until, up_to
 from profiler.store.manifest import Manifest
 from profiler.store.process import StoredProcess
@@ -24,15 +33,25 @@ _AT_ONCE_S = 1e-6
 """Instants closer than this are one: a checkpoint begins where its step ends."""
 
 
-def attempts(run: StoredRun, curves: Sequence[DeviceCurve]) -> list[dict[str, Any]]:
-    """One entry an attempt, as in `show --json`; steps and durations are rank 0's, energies of all devices."""
+def attempts(
+    run: StoredRun, curves: Sequence[DeviceCurve], summed: Collection[str] = ()
+) -> list[dict[str, Any]]:
+    """One entry an attempt, as in `show --json`; steps and durations are rank 0's, energies of all devices.
+
+    Args:
+        run: A stored run.
+        curves: Of its devices.
+        summed: The kinds of energy, measured or estimated, of which the run has a sum: only then is `..._in_sum_j`
+            known, which is what that sum takes for the attempt, be it too little known to stand alone.
+    """
     until = kept_until(run.processes)
     grouped = by_attempt(run.processes)
     latest = max(run.manifest.attempt, *grouped) if grouped else 0  # that one's files may be damaged
     rows = []
     for number, processes in grouped.items():
         own = [c for c in curves if c.process.facts.attempt == number]
-        rows.append(_attempt(processes, own, until[number], run.status if number == latest else None))
+        row = _attempt(processes, own, until[number], run.status if number == latest else None)
+        rows.append(row | {"energy": _energies(own, summed)})
     return rows
 
 
@@ -64,6 +83,11 @@ def silent_attempts(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     return {f"attempt {number}": f"attempt {number} {why}" for number in silent}
 
 
+def ended_of(summary: Mapping[str, Any]) -> str | None:
+    """What stopped the last attempt of a run, by its rank 0; None if nobody said."""
+    return summary["attempts"][-1]["ended"] if summary["attempts"] else None
+
+
 def with_one_peak(run: StoredRun) -> Manifest:
     """The manifest, without peaks if attempts ran on different numbers of devices: theirs is the last one's."""
     sizes = {p.facts.world_size for p in run.processes}
@@ -80,7 +104,6 @@ def _attempt(
 ) -> dict[str, Any]:
     leader = min(processes, key=lambda p: p.facts.rank)
     steps, facts = leader.columns("steps", "step")["step"], leader.facts
-    energies = {kind: total(curves, fit_windows, estimated=kind == "estimated") for kind in _KINDS}
     return {
         "attempt": facts.attempt,
         "status": status or ("lost" if facts.status == "running" else facts.status),
@@ -91,19 +114,28 @@ def _attempt(
         "first_step": steps.min(),
         "last_step": steps.max(),
         "duration_s": sum(end - start for start, end in fit_windows(leader)) or None,
-        "energy": {
-            key: value
-            for kind, found in energies.items()
-            for key, value in (
-                (f"{kind}_j", found.energy_j if found else None),
-                (f"{kind}_plus_minus_j", found.plus_minus_j if found else None),
-            )
-        },
         "lost": _lost(leader, curves, until),
     }
 
 
 _KINDS = ("measured", "estimated")
+
+
+def _energies(curves: Sequence[DeviceCurve], summed: Collection[str]) -> dict[str, float | None]:
+    """Joules of an attempt by itself, and as the run's sum takes them; each with its half-width."""
+    found: dict[str, Total | None] = {}
+    for kind in _KINDS:
+        estimated = kind == "estimated"
+        found[kind] = total(curves, fit_windows, estimated=estimated)
+        found[f"{kind}_in_sum"] = taken(curves, fit_windows, estimated=estimated) if kind in summed else None
+    return {
+        key: value
+        for name, amount in found.items()
+        for key, value in (
+            (f"{name}_j", amount.energy_j if amount else None),
+            (f"{name}_plus_minus_j", amount.plus_minus_j if amount else None),
+        )
+    }
 
 
 def _lost(leader: StoredProcess, curves: Sequence[DeviceCurve], until: int | None) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from profiler.metrics.energy import Energy
 from profiler.metrics.idle import idle_baseline, why_no_idle
 from profiler.store.node import node_of
 from profiler.store.process import StoredProcess
+from profiler.words import counted
 
 SOURCES = ("counter", "integrated", "module_scope", "shared_gpu", "parent_of_mig", "estimated")
 """How joules were got, best first. The worst of a sum's parts is the sum's."""
@@ -156,7 +157,8 @@ def _sentences(
         sentences["cross-check"] = warning
     if co_tenants:
         sentences["shared"] = (
-            f"up to {co_tenants} other processes were on this GPU; their joules are part of its energy"
+            f"up to {counted(co_tenants, 'other process was', 'other processes were')} on this GPU; their joules are"
+            " part of its energy"
         )
     if curve.meter.get("notes"):
         sentences["scope"] = " ".join(curve.meter["notes"])

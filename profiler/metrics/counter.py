@@ -20,6 +20,8 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from profiler.words import counted
+
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 
@@ -131,7 +133,8 @@ def _believable(readings: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
     known = readings.select("time_s", "energy_j", took_s).drop_nulls()
     fine = known.filter(pl.all_horizontal(pl.all().is_finite(), pl.col("energy_j", "took_s") >= 0.0))
     bad = len(known) - len(fine)
-    faults = [f"{bad} readings of its counter were negative or not finite, and were left out"] if bad else []
+    were = counted(bad, "reading of its counter was", "readings of its counter were")
+    faults = [f"{were} negative or not finite, and left out"] if bad else []
     return fine.sort("time_s", "energy_j").unique("time_s", keep="last", maintain_order=True), faults
 
 
@@ -167,8 +170,9 @@ def _without_jumps(
             np.interp(middle_s[broken], middle_s[sound], (steps / seconds)[sound]) if sound.any() else 0.0
         )
         steps[broken] = around_w * seconds[broken]
-    faults = [f"its counter fell {fell.sum()} times (reset, or time going backwards)"] if fell.any() else []
-    faults += [f"its counter rose {leapt.sum()} times by more than can be drawn"] if leapt.any() else []
+    falls, leaps = (counted(int(flags.sum()), "time") for flags in (fell, leapt))
+    faults = [f"its counter fell {falls} (reset, or time going backwards)"] if fell.any() else []
+    faults += [f"its counter rose {leaps} by more than can be drawn"] if leapt.any() else []
     return np.concatenate([energy_j[:1], energy_j[:1] + np.cumsum(steps)]), broken, faults
 
 

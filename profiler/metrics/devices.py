@@ -244,6 +244,17 @@ def total(
     return Total(energy_j=sum(e.energy_j for e in known), plus_minus_j=sum(e.plus_minus_j for e in known))
 
 
+def taken(
+    curves: Sequence[DeviceCurve], windows: Callable[[StoredProcess], Windows], *, estimated: bool
+) -> Total | None:
+    """What one attempt is worth within `total` of all of them: what bounds it, where its energy is no knowledge."""
+    asked = [(c, w) for c in curves if c.estimated == estimated and (w := windows(c.process))]
+    parts = [part for c, w in asked if (part := c.energy(w) or _bounded(c, w)) is not None]
+    if not parts or len(parts) < len(asked):
+        return None
+    return Total(energy_j=sum(p.energy_j for p in parts), plus_minus_j=sum(p.plus_minus_j for p in parts))
+
+
 def same_devices(curves: Sequence[DeviceCurve]) -> list[list[DeviceCurve]]:
     """The curves of each device, one an attempt; an estimate is of a process, so of a rank."""
     groups: dict[tuple[str, int, str, str], list[DeviceCurve]] = {}

@@ -70,7 +70,12 @@ def throughput(totals: StepTotals) -> dict[str, Any]:
 
 
 def efficiency(
-    manifest: Manifest, totals: StepTotals, energy_j: float | None, measured: Traffic | None = None
+    manifest: Manifest,
+    totals: StepTotals,
+    energy_j: float | None,
+    measured: Traffic | None = None,
+    *,
+    plus_minus_j: float | None = None,
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """The `efficiency` part of a summary, and the notes that go with it.
 
@@ -82,6 +87,7 @@ def efficiency(
         totals: Of the run.
         energy_j: Of the whole fit, measured or else estimated.
         measured: Traffic of the devices' memory, if it was measured.
+        plus_minus_j: Half-width of the energy; work is counted, so that of energy per work follows from it alone.
     """
     flops_per_s = _rate(totals.model_flops, totals.step_s)
     executed_per_s = _rate(totals.executed_flops, totals.step_s)
@@ -108,7 +114,9 @@ def efficiency(
         "roofline": asdict(place),
         "tokens_per_j": _rate(totals.tokens, energy_j),
         "energy_per_token_j": _rate(energy_j, totals.tokens),
+        "energy_per_token_plus_minus_j": _rate(plus_minus_j, totals.tokens),
         "energy_per_sample_j": _rate(energy_j, totals.samples),
+        "energy_per_sample_plus_minus_j": _rate(plus_minus_j, totals.samples),
     }, {**notes, **hfu_notes, **notes_of(place)}
 
 

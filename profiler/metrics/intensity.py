@@ -17,6 +17,7 @@ from profiler.carbon.factors import CarbonFactors, IntensityKind, national_inten
 from profiler.carbon.series import IntensitySeries, Interval, Span, have_spread, utc
 from profiler.metrics.devices import DeviceCurve, Windows, fit_windows
 from profiler.store.process import StoredProcess
+from profiler.words import counted
 
 _NOT_GIVEN = "no country is assumed: give --country or --carbon-intensity"
 
@@ -132,7 +133,7 @@ def _why_uncovered(series: IntensitySeries, holes: Sequence[Span]) -> str:
     if series.missing is not None:
         return series.missing
     first = f"{utc(holes[0][0])} to {utc(holes[0][1])}"
-    more = f", nor {len(holes) - 1} more stretches" if len(holes) > 1 else ""
+    more = f", nor {counted(len(holes) - 1, 'more stretch', 'more stretches')}" if len(holes) > 1 else ""
     return (
         f"the carbon series {series.source} does not cover {first} of the run{more}, and no intensity is made up."
         " Give a series that does, with --carbon-series"

@@ -8,6 +8,7 @@ from typing import Any
 import polars as pl
 
 from profiler.carbon.factors import CarbonFactors
+from profiler.metrics.attempts import ended_of
 from profiler.metrics.summary import summarize
 from profiler.store.run import StoredRun
 
@@ -17,6 +18,7 @@ OVERVIEW_SCHEMA = pl.Schema(
         "workload": pl.String,
         "preset": pl.String,
         "status": pl.String,
+        "ended": pl.String,
         "partial": pl.Boolean,
         "damaged": pl.Boolean,
         "created_at": pl.String,
@@ -67,6 +69,7 @@ def _row(summary: dict[str, Any]) -> dict[str, Any]:
     )
     return {
         **{key: summary[key] for key in kept},
+        "ended": ended_of(summary),
         "partial": summary["partial"] is not None,
         "measured_j": energy["measured_j"],
         "measured_plus_minus_j": energy["measured_plus_minus_j"],

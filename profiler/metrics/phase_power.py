@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from profiler.metrics.counter_ticks import LONGEST_S, Readings, Ticks, ticks_by_beat, ticks_by_reading
 from profiler.metrics.phase_clock import PhaseClock
 from profiler.records import STEP_PHASES
+from profiler.words import counted
 
 Table = NDArray[np.float64]
 
@@ -117,7 +118,7 @@ def _check_length(readings: Readings) -> None:
     changes = int(np.count_nonzero(readings.changed()))
     if changes < FEW_CHANGES:
         raise _Refusal(
-            f"the counter changed {changes} times, and it takes {FEW_CHANGES} to tell phases apart"
+            f"the counter changed {counted(changes, 'time')}, and it takes {FEW_CHANGES} to tell phases apart"
         )
     covered_s, least_s = float(np.ptp(readings.time_s)), FEW_BLOCKS * LEAST_BLOCK_S
     if covered_s < least_s:

@@ -9,6 +9,7 @@ is slow within backward itself hides there. No clocks of two machines are compar
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -34,6 +35,9 @@ NO_STRAGGLER = (
 
 _SYNCHRONISING: Mapping[str, tuple[StepPhase, ...]] = {"DDPStrategy": ("backward",)}
 """By strategy; all others may gather parameters in forward, too."""
+
+_GPU = re.compile(r"\b(?:GPU|MIG)-[0-9A-Za-z/-]+")
+"""A device's own name in a sentence of NVML."""
 
 _SHARDED: tuple[StepPhase, ...] = ("forward", "backward")
 
@@ -71,11 +75,18 @@ def merged_notes(processes: Sequence[StoredProcess]) -> dict[str, str]:
 
 
 def _one_sentence(by_rank: Mapping[int, str]) -> str:
-    sentences = list(dict.fromkeys(by_rank.values()))
-    if len(sentences) == 1:
-        return sentences[0]
-    whose = {s: named(rank for rank, said in by_rank.items() if said == s) for s in sentences}
-    return "; ".join(f"{whose[sentence]}: {sentence.rstrip('.')}" for sentence in sentences)
+    if len(set(by_rank.values())) == 1:
+        return next(iter(by_rank.values()))
+    alike: dict[str, dict[int, str]] = {}
+    for rank, sentence in by_rank.items():
+        alike.setdefault(_GPU.sub("its GPU", sentence), {})[rank] = sentence
+    told = ((named(of), _of_all(of, general)) for general, of in alike.items())
+    return "; ".join(f"{whose}: {sentence.rstrip('.')}" for whose, sentence in told)
+
+
+def _of_all(by_rank: Mapping[int, str], general: str) -> str:
+    """What some ranks say: in the words of each, or, where each names its own GPU, in words for all."""
+    return general if len(set(by_rank.values())) > 1 else next(iter(by_rank.values()))
 
 
 def beside_each_other(run: StoredRun) -> dict[str, Any]:
@@ -156,9 +167,11 @@ def _waits(processes: Sequence[StoredProcess]) -> pl.DataFrame | None:
     if common.is_empty():
         return None
     latest_s = pl.col("own_s").max().over("step")
+    is_last = pl.col("own_s") == latest_s
     return common.with_columns(
         wait_s=pl.min_horizontal(latest_s - pl.col("own_s"), "synchronising_s"),
-        is_slowest=pl.col("own_s") == latest_s,
+        is_slowest=is_last
+        & (is_last.sum().over("step") == 1),  # of ranks that are alike nobody waits for one
     )
 
 

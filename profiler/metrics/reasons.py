@@ -75,7 +75,9 @@ _MADE_OF: Mapping[str, tuple[str, ...]] = {
     ),
     "efficiency.tokens_per_j": ("tokens", _HEADLINE),
     "efficiency.energy_per_token_j": ("tokens", _HEADLINE),
+    "efficiency.energy_per_token_plus_minus_j": ("tokens", _HEADLINE),
     "efficiency.energy_per_sample_j": ("samples", _HEADLINE),
+    "efficiency.energy_per_sample_plus_minus_j": ("samples", _HEADLINE),
     **CARBON_MADE_OF,
 }
 """What a key is made of: it is null for the reason of the first of these that is null."""

@@ -50,7 +50,7 @@ def summarize(
     totals = step_totals(processes if steps_known else ())
     headline_j, headline_bar = energy[f"{energy['headline']}_j"], energy[f"{energy['headline']}_plus_minus_j"]
     traffic = measured_traffic(processes, manifest.peak_bytes_per_s)
-    efficient, notes = efficiency(manifest, totals, headline_j, traffic)
+    efficient, notes = efficiency(manifest, totals, headline_j, traffic, plus_minus_j=headline_bar)
     chosen, bad_factors = run_factors(run, factors)
     use = Use(
         energy_j=headline_j,
@@ -62,7 +62,8 @@ def summarize(
     )
     emitted, carbon_notes = carbon(chosen, use)
     notes |= carbon_notes | bad_factors
-    tried = attempts(run, curves)
+    summed = {kind for kind in ("measured", "estimated") if energy[f"{kind}_j"] is not None}
+    tried = attempts(run, curves, summed)
     loss, loss_notes = _last_loss(processes) if steps_known else (None, {})
     summary: dict[str, Any] = {
         "run_id": run.run_id,

@@ -9,8 +9,10 @@ those before it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import accumulate
 
 import polars as pl
 
@@ -33,9 +35,8 @@ _DEVICE = ("component", "device")
 def _schema(*values: str) -> pl.Schema:
     texts = dict.fromkeys((*_DEVICE, "name", "source"), pl.String())
     ranges = [f"{value}{end}" for value in values for end in ("", "_low", "_high")]
-    return pl.Schema(
-        {**texts, "attempt": pl.Int64(), "time_s": pl.Float64(), **dict.fromkeys(ranges, pl.Float64())}
-    )
+    place = {"host": pl.String(), "rank": pl.Int64(), "attempt": pl.Int64()}
+    return pl.Schema({**texts, **place, "time_s": pl.Float64(), **dict.fromkeys(ranges, pl.Float64())})
 
 
 POWER_SCHEMA = _schema("power_w")
@@ -73,7 +74,8 @@ def _timeline(
     for curve in device_curves(run.processes):
         own = complete(_own(told[id(curve.process)], curve, schema), curve)
         labels = {key: pl.lit(str(curve.meter[key])) for key in (*_DEVICE, "name", "source")}
-        moved = _moved(own.with_columns(**labels), curve.process, shifts)
+        place = {"host": pl.lit(curve.process.facts.host), "rank": pl.lit(curve.process.facts.rank)}
+        moved = _moved(own.with_columns(**labels, **place), curve.process, shifts)
         frames.append(moved.select(schema.names()).cast(schema).sort("time_s"))
     return pl.concat(frames)
 
@@ -96,14 +98,23 @@ def step_timeline(run: StoredRun) -> pl.DataFrame:
     return pl.concat(frames, how="vertical_relaxed").sort("rank", "time_s") if frames else pl.DataFrame()
 
 
+def length_s(run: StoredRun) -> float:
+    """Seconds of all attempts, one after the other, the last to its last rank: where a timeline of the run ends."""
+    shifts = _shifts(run)
+    return max((shifts[p.facts.attempt] + _end_s(p) for p in run.processes), default=0.0)
+
+
 def _shifts(run: StoredRun) -> dict[int, float]:
     """Seconds by which each attempt's clock is moved: the lengths of the attempts before it, by rank 0's fit."""
-    shifts, begun_s = {}, 0.0
-    for number, processes in by_attempt(run.processes).items():
-        shifts[number] = begun_s
-        window = fit_window(min(processes, key=lambda p: p.facts.rank))
-        begun_s += window[1] if window else 0.0
-    return shifts
+    leaders = [min(of, key=lambda p: p.facts.rank) for of in by_attempt(run.processes).values()]
+    begun_s = accumulate(map(_end_s, leaders), initial=0.0)
+    return {leader.facts.attempt: start_s for leader, start_s in zip(leaders, begun_s, strict=False)}
+
+
+def _end_s(process: StoredProcess) -> float:
+    """When its fit ended, in seconds of its attempt."""
+    window = fit_window(process)
+    return window[1] if window else 0.0
 
 
 def _moved(frame: pl.DataFrame, process: StoredProcess, shifts: Mapping[int, float]) -> pl.DataFrame:
@@ -134,7 +145,7 @@ def _rates(steps: pl.DataFrame, until: int | None) -> pl.DataFrame:
         (pl.lit(False) if until is None else pl.col("step") > until).alias("lost"),
         "step",
         (pl.col("start_s") + pl.col("duration_s")).alias("time_s"),
-        "loss",
+        pl.col("loss").fill_nan(math.inf),  # in means of slices it stays what it is: not finite
         (pl.col("tokens") / pl.col("duration_s")).alias("tokens_per_s"),
         (pl.col("samples") / pl.col("duration_s")).alias("samples_per_s"),
         *_MEMORY,

@@ -28,6 +28,7 @@ from profiler.report.timelines import (
     throughput_chart,
     utilization_chart,
 )
+from profiler.words import counted
 
 if TYPE_CHECKING:
     import altair as alt
@@ -82,7 +83,8 @@ def missing(points: pl.DataFrame, *names: str) -> str | None:
         return "There are no points to draw: no run has reached a token budget yet."
     for axis in map(_axis, names):
         if points[axis.name].null_count() == len(points):
-            return f"{axis.title} is unknown for all {len(points)} points. {axis.why_unknown}"
+            every = "the only point" if len(points) == 1 else f"all {len(points)} points"
+            return f"{axis.title} is unknown for {every}. {axis.why_unknown}"
     if drawable(points, *map(_axis, names)).is_empty():
         titles = " and ".join(_axis(name).short.lower() for name in names)
         return f"None of the {len(points)} points has both {titles} above zero, so there is nothing to draw."
@@ -215,8 +217,7 @@ def _kinds(shown: pl.DataFrame) -> str:
 
 
 def _counts(shown: pl.DataFrame) -> str:
-    counts = {"run": shown["run_id"].n_unique(), "point": len(shown)}
-    return ", ".join(f"{count} {name}{'' if count == 1 else 's'}" for name, count in counts.items())
+    return f"{counted(shown['run_id'].n_unique(), 'run')}, {counted(len(shown), 'point')}"
 
 
 def _seeds(shown: pl.DataFrame) -> str:

@@ -6,12 +6,18 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from profiler.metrics.attempts import ended_of
 from profiler.report.quantity import UNKNOWN, format_quantity
 
 LOST = "its process ended without saying so"
 INTERRUPTED = "it was stopped before its end"
+FAILED = "an exception ended it"
+PARTIAL = "ranks of it are missing, so that sums over ranks are what they were at least (≥)"
 NO_MANIFEST = "its run.json cannot be read"
 INSIDE_STEPS = "time inside steps only"
+
+_ASKED_FOR = ("KeyboardInterrupt", "SystemExit", "SIGTERMException", "end of the interpreter")
+"""What ends a training because somebody wanted it to end."""
 
 METHODS: Mapping[str, str] = {
     "cpu time": "from CPU time",
@@ -39,10 +45,10 @@ PLUS_MINUS = {
 
 def status_text(summary: Mapping[str, Any]) -> str:
     """How a run stands, and what is known of how it got there: `lost: its process ended without saying so, ...`."""
-    text, notes = str(summary["status"]), summary["notes"]
+    text, notes = status_word(summary["status"], ended_of(summary)), summary["notes"]
     if text == "lost":
         text += f": {_how_lost(summary)}"
-    elif text == "interrupted":
+    elif text in ("interrupted", "failed"):
         text += f": {notes.get('ended', INTERRUPTED)}"
     elif text == "damaged":
         text += f": {NO_MANIFEST}"
@@ -51,9 +57,26 @@ def status_text(summary: Mapping[str, Any]) -> str:
     return f"{text}, damaged" if "damaged file 1" in notes and summary["status"] != "damaged" else text
 
 
+def status_word(status: str, ended: str | None) -> str:
+    """The status in a word for people: of what was interrupted, an exception that nobody asked for is a failure.
+
+    Args:
+        status: Of a summary or a row of `metrics.overview.overview`.
+        ended: What stopped it, such as `RuntimeError after step 30`; None if nobody said.
+    """
+    failed = status == "interrupted" and ended is not None and not ended.startswith(_ASKED_FOR)
+    return "failed" if failed else status
+
+
+def exception_of(ended: str) -> str:
+    """`RuntimeError` of `RuntimeError after step 30`."""
+    return ended.partition(" after ")[0]
+
+
 def work_text(summary: Mapping[str, Any]) -> str:
     """Tokens, or else samples."""
-    return format_quantity(summary[_counted(summary)], _counted(summary))
+    unit = work_unit(summary)
+    return at_least(summary, format_quantity(summary[unit], unit))
 
 
 def ranks_text(summary: Mapping[str, Any]) -> str:
@@ -66,14 +89,57 @@ def ranks_text(summary: Mapping[str, Any]) -> str:
 
 def throughput_text(summary: Mapping[str, Any]) -> str:
     """Tokens a second, or samples where tokens were not counted."""
-    unit = f"{_counted(summary)}/s"
-    return format_quantity(summary["throughput"][f"{_counted(summary)}_per_s"], unit)
+    unit = work_unit(summary)
+    return at_least(summary, format_quantity(summary["throughput"][f"{unit}_per_s"], f"{unit}/s"))
 
 
-def energy_per(efficiency: Mapping[str, Any]) -> tuple[str, float | None, str]:
-    """What a unit of work costs: its title, joules, unit. Of a sample where tokens were not counted."""
-    unit = _unit(efficiency)
-    return f"Energy per {unit}", efficiency[f"energy_per_{unit}_j"], f"J/{unit}"
+def energy_per(row: Mapping[str, Any], unit: str) -> tuple[float | None, str]:
+    """What a unit of work costs, and in what: joules a token, or a sample where only these were counted.
+
+    Args:
+        row: The `efficiency` of a summary, or a row of `metrics.overview.overview`.
+        unit: Of `work_unit`.
+    """
+    one = unit.removesuffix("s")
+    return row[f"energy_per_{one}_j"], f"J/{one}"
+
+
+def energy_per_text(summary: Mapping[str, Any]) -> tuple[str, str]:
+    """The same of a whole run: its title, and the amount with half its error bar."""
+    unit = work_unit(summary)
+    one, efficiency = unit.removesuffix("s"), summary["efficiency"]
+    text = format_quantity(*energy_per(efficiency, unit), efficiency[f"energy_per_{one}_plus_minus_j"])
+    return f"Energy per {one}", text
+
+
+def of_record(summary: Mapping[str, Any], text: str) -> str:
+    """A ratio of sums over ranks, both of which lack those that are missing.
+
+    Args:
+        summary: Of a run.
+        text: The ratio, or how it was got.
+    """
+    return f"{text}, of what was recorded" if summary["partial"] and text != UNKNOWN else text
+
+
+def work_unit(row: Mapping[str, Any]) -> str:
+    """What work is counted in: tokens, or samples where only these were.
+
+    Args:
+        row: A summary, or a row of `metrics.overview.overview`.
+    """
+    samples = row["samples"] if "samples" in row else row["samples_per_s"]
+    return "samples" if row["tokens"] is None and samples is not None else "tokens"
+
+
+def at_least(row: Mapping[str, Any], text: str) -> str:
+    """A sum over ranks: of a run that lacks some, it is what it was at least.
+
+    Args:
+        row: A summary.
+        text: The sum.
+    """
+    return f"at least {text}" if row["partial"] and text != UNKNOWN else text
 
 
 def mfu_text(efficiency: Mapping[str, Any]) -> str:
@@ -132,12 +198,3 @@ def _clock_time(moment: str) -> str:
         return ""
     today = when.date() == datetime.now(UTC).date()
     return when.strftime("%H:%M:%S UTC" if today else "%Y-%m-%d %H:%M:%S UTC")
-
-
-def _counted(summary: Mapping[str, Any]) -> str:
-    return "samples" if summary["tokens"] is None and summary["samples"] is not None else "tokens"
-
-
-def _unit(row: Mapping[str, Any]) -> str:
-    per_token, per_sample = row["energy_per_token_j"], row["energy_per_sample_j"]
-    return "sample" if per_token is None and per_sample is not None else "token"

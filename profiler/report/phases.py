@@ -80,7 +80,7 @@ def phase_panel(phases: Sequence[Mapping[str, Any]], column: str, *, names: bool
 def _how(phases: Sequence[Mapping[str, Any]], column: str) -> list[str]:
     """What the subtitle says: how these joules were got."""
     words = methods_text(phases) if column == "energy_j" else ""
-    return [words] if words else []
+    return [words[0].upper() + words[1:]] if words else []
 
 
 def _phase_frame(phases: Sequence[Mapping[str, Any]], column: str) -> pl.DataFrame:

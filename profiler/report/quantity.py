@@ -113,11 +113,15 @@ def _digits(number: float) -> str:
 
 
 def _with_error(number: float, error: float) -> str:
-    """Both numbers to the digit at which the uncertainty begins: 1.2345 and 0.06 give 1.23 ± 0.06."""
+    """Both numbers to the digit at which the uncertainty begins: 1.2345 and 0.06 give 1.23 ± 0.06.
+
+    An uncertainty that begins with less than 3.55 has two digits: with one, sums of rounded numbers go astray.
+    Source: Particle Data Group, Review of Particle Physics, introduction, section 5.3.
+    """
     if error == 0:
         return f"{_digits(number)} ± 0"
-    leading_one = f"{error:.1e}".startswith("1")
-    decimals = min(_decimals(error, 2 if leading_one else 1), _MAX_DECIMALS)
+    begins_small = float(f"{error:.2e}".partition("e")[0]) < 3.55
+    decimals = min(_decimals(error, 2 if begins_small else 1), _MAX_DECIMALS)
     shown_error = f"{error:.{decimals}f}"
     return f"{number:.{decimals}f} ± {shown_error if float(shown_error) else f'{error:.0e}'}"
 

@@ -10,11 +10,25 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from profiler.report.facts import INTERRUPTED, LOST, PLUS_MINUS, energy_per
+from profiler.report.facts import (
+    FAILED,
+    INTERRUPTED,
+    LOST,
+    PARTIAL,
+    PLUS_MINUS,
+    energy_per,
+    exception_of,
+    status_word,
+    work_unit,
+)
 from profiler.report.long_table import LONG, LongTable
 from profiler.report.quantity import format_quantity
+from profiler.words import counted
 
 ESTIMATED = "~ estimated from CPU time, not measured"
+
+_UNKNOWN = "-"
+"""What a cell without a value shows."""
 
 _LOSSES = {"training": "train loss", "validation": "val. loss"}
 
@@ -30,18 +44,17 @@ def overview_table(frame: pl.DataFrame) -> RenderableType:
     rows = []
     for row in frame.iter_rows(named=True):
         source = row["energy_source"]
-        _, per, unit = energy_per(row)
         cells = [
             row["run_id"],
             status_cell(row),
             _cell(row["steps"], ""),
-            _cell(row["tokens"], ""),
+            bounded_cell(row, _cell(row["tokens"], "")),
             _number(row["loss"]),
             _cell(row["duration_s"], "s"),
-            _energy_cell(row[f"{source or 'measured'}_j"], "J", source),
-            _energy_cell(per, unit, source),
-            _cell(row["mfu"], "fraction"),
-            _energy_cell(row["emissions_g"], "g", source),
+            bounded_cell(row, _energy_cell(row[f"{source or 'measured'}_j"], "J", source)),
+            _energy_cell(*energy_per(row, work_unit(row)), source),
+            bounded_cell(row, _cell(row["mfu"], "fraction")),
+            bounded_cell(row, _energy_cell(row["emissions_g"], "g", source)),
         ]
         rows.append(cells[: len(columns) + len(emits)])
     return _with_legend(_table_of([*columns, *emits], rows), frame, _of_runs(frame))
@@ -84,19 +97,27 @@ def damaged_sentence(frame: pl.DataFrame) -> str | None:
     Args:
         frame: One row a run, or, with a column `budget_tokens`, one row a point.
     """
-    count, whole = frame["damaged"].sum(), len(frame)
+    count, whole = int(frame["damaged"].sum()), len(frame)
     if not count:
         return None
     if "budget_tokens" in frame.columns:
-        return f"{count} of these {whole} points {'comes' if count == 1 else 'come'} from runs with damaged files."
-    return f"{count} {'run has' if count == 1 else 'runs have'} damaged files: see 'joulescale show NAME'"
+        come = "comes" if count == 1 else "come"
+        return f"{count} of these {counted(whole, 'point')} {come} from runs with damaged files."
+    return f"{counted(count, 'run has', 'runs have')} damaged files: see 'joulescale show NAME'"
 
 
 def status_cell(row: Mapping[str, Any]) -> str:
-    """A run's status, whether ranks of it are missing, and whether files are damaged: `finished, damaged`."""
-    status: str = row["status"]
+    """A run's status, whether ranks of it are missing, and whether files are damaged: `failed: KeyError, damaged`."""
+    status = status_word(row["status"], row["ended"])
+    if status == "failed":
+        status += f": {exception_of(row['ended'])}"
     missing = ", partial" if row["partial"] else ""
     return f"{status}{missing}" + (", damaged" if row["damaged"] and status != "damaged" else "")
+
+
+def bounded_cell(row: Mapping[str, Any], text: str) -> str:
+    """A sum over ranks: of a run that lacks some, it is what it was at least."""
+    return f"≥ {text}" if row["partial"] and text != _UNKNOWN else text
 
 
 def new_table(*columns: str) -> Table:
@@ -118,9 +139,15 @@ def _table_of(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Renderab
 
 
 def _of_runs(frame: pl.DataFrame) -> list[str | None]:
-    statuses = frame["status"].unique().to_list()
-    told = {"lost": f"lost: {LOST}", "interrupted": f"interrupted: {INTERRUPTED}"}
-    partial = "partial: ranks are missing, see 'joulescale show NAME'" if frame["partial"].any() else None
+    statuses = {
+        status_word(status, ended) for status, ended in frame.select("status", "ended").unique().iter_rows()
+    }
+    told = {
+        "lost": f"lost: {LOST}",
+        "interrupted": f"interrupted: {INTERRUPTED}",
+        "failed": f"failed: {FAILED}",
+    }
+    partial = f"partial: {PARTIAL}, see 'joulescale show NAME'" if frame["partial"].any() else None
     said = (sentence for status, sentence in told.items() if status in statuses)
     return [*said, partial, damaged_sentence(frame)]
 
@@ -147,16 +174,16 @@ def _loss_cell(row: Mapping[str, Any], *, wide: bool, mixed: bool) -> str:
 
 
 def _cell(value: float | None, unit: str) -> str:
-    return "-" if value is None else format_quantity(value, unit)
+    return _UNKNOWN if value is None else format_quantity(value, unit)
 
 
 def _number(value: float | None, plus_minus: float | None = None) -> str:
     if value is None:
-        return "-"
+        return _UNKNOWN
     return f"{value:.3f}" if plus_minus is None else f"{value:.3f} ± {plus_minus:.3f}"
 
 
 def _energy_cell(value: float | None, unit: str, source: str | None, plus_minus: float | None = None) -> str:
     if value is None:
-        return "-"
+        return _UNKNOWN
     return ("~ " if source == "estimated" else "") + format_quantity(value, unit, plus_minus)

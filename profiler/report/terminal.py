@@ -22,9 +22,11 @@ from profiler.report.console import is_wide, show
 from profiler.report.facts import (
     INSIDE_STEPS,
     METHODS,
-    energy_per,
+    at_least,
+    energy_per_text,
     hfu_text,
     mfu_text,
+    of_record,
     ranks_text,
     roofline_text,
     status_text,
@@ -70,19 +72,22 @@ def run_table(summary: Mapping[str, Any]) -> RenderableType:
 
 def _facts(summary: Mapping[str, Any]) -> RenderableType:
     energy, efficiency, memory = summary["energy"], summary["efficiency"], summary["memory"]
-    per_title, per_j, per_unit = energy_per(efficiency)
-    throughput = throughput_text(summary)
+    per_title, per_text = energy_per_text(summary)
+    throughput, flops_per_s = throughput_text(summary), format_quantity(efficiency["flops_per_s"], "FLOP/s")
+    measured, estimated = (at_least(summary, energy_text(energy, kind)) for kind in ("measured", "estimated"))
     rows = {
         "run": f"{summary['run_id']} ({status_text(summary)})",
         "steps": f"{summary['steps'] or 'none seen'} in {format_quantity(summary['duration_s'], 's')}",
         "ranks": ranks_text(summary) or UNKNOWN,
         "work": work_text(summary),
         "throughput": throughput if throughput == UNKNOWN else f"{throughput} ({INSIDE_STEPS})",
-        "energy": energy_text(energy, "measured") if energy["headline"] == "measured" else "not measured",
-        "energy, CPU time": energy_text(energy, "estimated"),
-        per_title.lower(): _marked(per_j, per_unit, energy["headline"]),
-        "FLOP/s": format_quantity(efficiency["flops_per_s"], "FLOP/s"),
-        "MFU": mfu_text(efficiency),
+        "energy": measured if energy["headline"] == "measured" else "not measured",
+        "energy, CPU time": estimated,
+        per_title.lower(): UNKNOWN
+        if per_text == UNKNOWN
+        else of_record(summary, marked(per_text, energy["headline"])),
+        "FLOP/s": at_least(summary, flops_per_s),
+        "MFU": at_least(summary, mfu_text(efficiency)),
         "HFU": hfu_text(efficiency),
         "roofline": roofline_text(efficiency),
         "FLOPs count": efficiency.get("flops_convention") or UNKNOWN,
@@ -97,24 +102,6 @@ def _facts(summary: Mapping[str, Any]) -> RenderableType:
         if value not in (UNKNOWN, "not measured") or name in ("energy", per_title.lower(), "MFU"):
             table.add_row(Text(name, style="dim"), Text(value))
     return table
-
-
-def _utilization(efficiency: Mapping[str, Any]) -> str:
-    """MFU, and HFU where something was computed twice."""
-    mfu, hfu = efficiency["mfu"], efficiency["hfu"]
-    text = format_quantity(mfu, "fraction")
-    if mfu is None or hfu is None or hfu < 1.005 * mfu:
-        return text
-    return f"{text} (with recomputation, HFU: {format_quantity(hfu, 'fraction')})"
-
-
-def _roofline(place: Mapping[str, Any]) -> str:
-    """What the run is bound by, how far it is from that roof, and from which numbers."""
-    if place["bound"] is None:
-        return "unknown"
-    share = format_quantity(place["share_of_attainable"], "fraction")
-    intensity, ridge = (f"{place[f'{key}_flops_per_byte']:.3g}" for key in ("intensity", "ridge"))
-    return f"{place['bound']}-bound, at {share} of its limit ({intensity} FLOP/B; the ridge is at {ridge})"
 
 
 def _throttling(rows: Sequence[Mapping[str, Any]]) -> str:

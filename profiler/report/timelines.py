@@ -13,6 +13,7 @@ from profiler.report.axes import clock_unit, label_expression, linear_ticks, los
 from profiler.report.drawing import DEVICE_COLOURS, load_altair, rows
 from profiler.report.many_series import collapsed
 from profiler.report.quantity import format_quantity
+from profiler.report.series import NOT_FINITE, device_series, finite, rank_series
 
 if TYPE_CHECKING:
     import altair as alt
@@ -20,104 +21,109 @@ if TYPE_CHECKING:
 MAX_POINTS = 600
 """A series with more points than this is drawn as mean, least and most of so many slices of time."""
 
-_NUMBERS = ("value", "low", "high")
-_SERIES = {
-    "series": pl.String,
-    "source": pl.String,
-    "attempt": pl.Int64,
-    "time_s": pl.Float64,
-    **dict.fromkeys(_NUMBERS, pl.Float64),
-}
 _WIDTH, _HEIGHT = 620, 220
 
 
-def power_chart(power: pl.DataFrame) -> alt.LayerChart:
+def power_chart(power: pl.DataFrame, *, end_s: float | None = None) -> alt.LayerChart:
     """Power of every device over time. Estimated power is dashed.
 
     Args:
         power: The table of `profiler.metrics.timeline.power_timeline`.
+        end_s: Where the time axis ends; by default, and at least, where the table does. So in all charts over time.
 
     Raises:
         UsageError: No power is known, with the reason; or Altair is not installed.
     """
     why = "No sensor gave joules or watts. 'joulescale doctor' lists the sensors and why some are missing."
-    series = _device_series(power, "power_w")
-    return _lines(series, "Power (W)", "W", f"Power over time is unknown. {why}", end_s=_end_s(power))
+    series = device_series(power, "power_w")
+    end_s = end_s or _end_s(power)
+    return _lines(series, "Power (W)", "W", f"Power over time is unknown. {why}", end_s=end_s)
 
 
-def utilization_chart(gauges: pl.DataFrame) -> alt.LayerChart:
+def utilization_chart(gauges: pl.DataFrame, *, end_s: float | None = None) -> alt.LayerChart:
     """Share of time in which each device did anything at all, for whomever: not efficiency.
 
     Args:
         gauges: The table of `profiler.metrics.timeline.gauge_timeline`.
+        end_s: As in `power_chart`.
 
     Raises:
         UsageError: No utilization is known, with the reason; or Altair is not installed.
     """
     why = "Device utilization is unknown: no device reported it during this run."
     cpu = pl.col("component") == "cpu"
-    name = pl.coalesce("name", "device")
-    told = gauges.with_columns(
-        name=pl.when(cpu).then(pl.format("{}, whole machine, other processes too", name)).otherwise(name)
+    series = pl.concat(
+        [
+            device_series(gauges.filter(~cpu), "utilization"),
+            device_series(gauges.filter(cpu), "utilization", suffix=", whole machine"),
+        ]
     )
-    series = _device_series(told, "utilization")
-    return _lines(series, "Device time in use", "fraction", why, end_s=_end_s(gauges))
+    title = "Device time in use, by any process"
+    return _lines(series, title, "fraction", why, end_s=end_s or _end_s(gauges))
 
 
-def memory_chart(steps: pl.DataFrame, gauges: pl.DataFrame | None = None) -> alt.LayerChart:
+def memory_chart(
+    steps: pl.DataFrame, gauges: pl.DataFrame | None = None, *, end_s: float | None = None
+) -> alt.LayerChart:
     """Memory over time: what PyTorch allocated, what the process holds, what the device has in use.
 
     Args:
         steps: The table of `profiler.metrics.timeline.step_timeline`.
         gauges: The table of `profiler.metrics.timeline.gauge_timeline`, for the device's own view.
+        end_s: As in `power_chart`.
 
     Raises:
         UsageError: No memory is known, with the reason; or Altair is not installed.
     """
+    allocated, held = "Allocated by PyTorch", "Process (host RSS)"
     frames = [
-        _rank_series(steps, "memory_allocated_bytes", "Allocated by PyTorch"),
-        _rank_series(steps, "host_rss_bytes", "Process (host RSS)"),
+        rank_series(steps, "memory_allocated_bytes", allocated, of_many=f"{allocated}, rank {{}}"),
+        rank_series(steps, "host_rss_bytes", held, of_many=f"{held}, rank {{}}"),
     ]
     if gauges is not None:
         gpus = gauges.filter(pl.col("component") == "gpu")
-        frames.append(_device_series(gpus, "memory_used_bytes", "In use on "))
+        frames.append(device_series(gpus, "memory_used_bytes", "In use on "))
     why = "Memory over time is unknown: the run recorded neither device nor host memory."
-    return _lines(pl.concat(frames), "Memory", "B", why, end_s=_end_s(steps))
+    return _lines(pl.concat(frames), "Memory", "B", why, end_s=end_s or _end_s(steps))
 
 
-def loss_chart(steps: pl.DataFrame, workload: str | None = None) -> alt.LayerChart:
-    """Training loss of every step over time; over steps where attempts did some of them again, the lost ones pale.
+def loss_chart(
+    steps: pl.DataFrame, workload: str | None = None, *, end_s: float | None = None
+) -> alt.LayerChart:
+    """Training loss of every step over time; over steps, with what was lost, where attempts did some of them again.
 
     Args:
         steps: The table of `profiler.metrics.timeline.step_timeline`.
         workload: Of the run; it says what the loss is in.
+        end_s: As in `power_chart`.
 
     Raises:
         UsageError: No loss was logged; or Altair is not installed.
     """
     why = "Loss over time is unknown: the run did not log one. Log it as 'loss' in training_step."
     title = loss_title("training", [workload])
-    if len(steps) and steps["lost"].any():
-        return attempts_chart(steps.drop_nulls("loss"), title)
-    series = _rank_series(steps, "loss", "Training loss")
-    return _lines(series, title, "", why, from_zero=False, end_s=_end_s(steps))
+    logged = steps.drop_nulls("loss") if len(steps) else steps
+    if len(logged) and len(finite(logged, "loss").filter("lost")):
+        return attempts_chart(logged, title)
+    series = rank_series(steps, "loss", "Training loss")
+    return _lines(series, title, "", why, from_zero=False, end_s=end_s or _end_s(steps))
 
 
-def throughput_chart(steps: pl.DataFrame) -> alt.LayerChart:
-    """Tokens a second over time, or samples a second where tokens were not counted.
+def throughput_chart(steps: pl.DataFrame, *, end_s: float | None = None) -> alt.LayerChart:
+    """Tokens a second of each rank over time, or samples a second where tokens were not counted.
 
     Args:
         steps: The table of `profiler.metrics.timeline.step_timeline`.
+        end_s: As in `power_chart`.
 
     Raises:
         UsageError: Neither is known; or Altair is not installed.
     """
-    tokens = _rank_series(steps, "tokens_per_s", "Tokens/s")
-    samples = _rank_series(steps, "samples_per_s", "Samples/s")
     why = "Throughput is unknown: the run counted neither tokens nor samples."
-    if tokens.is_empty():
-        return _lines(samples, "Throughput (samples/s)", "samples/s", why, end_s=_end_s(steps))
-    return _lines(tokens, "Throughput (tokens/s)", "tokens/s", why, end_s=_end_s(steps))
+    tokens, samples = (rank_series(steps, f"{unit}_per_s", f"{unit}/s") for unit in ("tokens", "samples"))
+    series, unit = (samples, "samples/s") if tokens.is_empty() else (tokens, "tokens/s")
+    each = " of each rank" if len(steps) and steps["rank"].n_unique() > 1 else ""
+    return _lines(series, f"Throughput{each} ({unit})", unit, why, end_s=end_s or _end_s(steps))
 
 
 def downsample(frame: pl.DataFrame, most: int = MAX_POINTS) -> pl.DataFrame:
@@ -152,54 +158,20 @@ def downsample(frame: pl.DataFrame, most: int = MAX_POINTS) -> pl.DataFrame:
     )
 
 
-def _device_series(power: pl.DataFrame, column: str, prefix: str = "") -> pl.DataFrame:
-    """One column of the devices' timeline as `series, source, time_s, value`; namesakes keep their ids."""
-    name = pl.coalesce("name", "device")
-    shared = pl.col("device").n_unique().over(name) > 1
-    label = pl.when(shared).then(pl.format("{} …{}", name, pl.col("device").str.slice(-6))).otherwise(name)
-    source = pl.col("source") if column == "power_w" else pl.lit("counter")
-    return _known(power, column, pl.lit(prefix) + label, source)
-
-
-def _rank_series(steps: pl.DataFrame, column: str, title: str) -> pl.DataFrame:
-    """One column of the steps' timeline as `series, source, time_s, value`, one series a rank."""
-    if steps.is_empty():
-        return pl.DataFrame(schema=_SERIES)
-    many = steps["rank"].n_unique() > 1
-    series = pl.format("{}, rank {}", pl.lit(title), pl.col("rank")) if many else pl.lit(title)
-    return _known(steps, column, series, pl.lit("counter"))
-
-
 def _end_s(frame: pl.DataFrame) -> float:
     """When the last of a timeline happened: one point alone needs an axis around it."""
     return float(frame["time_s"].max() or 0.0) if len(frame) else 0.0  # type: ignore[arg-type]
-
-
-def _known(frame: pl.DataFrame, column: str, series: pl.Expr, source: pl.Expr) -> pl.DataFrame:
-    """One column as `series, source, time_s, value, low, high`."""
-    low, high = (
-        pl.col(f"{column}_{end}" if f"{column}_{end}" in frame.columns else column) for end in ("low", "high")
-    )
-    drawn = frame.select(
-        series=series,
-        source=source,
-        attempt="attempt",
-        time_s="time_s",
-        value=pl.col(column),
-        low=low,
-        high=high,
-    )
-    return drawn.with_columns(pl.col(_NUMBERS).cast(pl.Float64)).drop_nulls("value")
 
 
 def _lines(
     series: pl.DataFrame, title: str, unit: str, why_unknown: str, *, from_zero: bool = True, end_s: float
 ) -> alt.LayerChart:
     """Lines over time, with a band from least to most where one point stands for many; a lone point is a dot."""
-    if series.is_empty():
-        raise UsageError(why_unknown)
+    known = finite(series, "value", "low", "high")
+    if known.is_empty():
+        raise UsageError(why_unknown if series.is_empty() else f"{title} is at no time a finite number.")
     alt = load_altair()
-    drawn = collapsed(downsample(series)).with_columns(
+    drawn = collapsed(downsample(known)).with_columns(
         text=pl.col("value").map_elements(lambda v: format_quantity(v, unit), return_dtype=pl.String),
         time_text=pl.col("time_s").map_elements(lambda v: format_quantity(v, "s"), return_dtype=pl.String),
         source=pl.when(pl.col("source") == "estimated")
@@ -225,19 +197,19 @@ def _lines(
     seen = alt.condition(alt.datum.alone, alt.value(1.0), alt.value(0.0))
     dots = base.mark_circle(size=60).encode(_height(drawn, unit, from_zero), opacity=seen, tooltip=tooltip)
     return alt.layer(band, line, dots).properties(  # type: ignore[no-any-return]
-        width=_WIDTH, height=_HEIGHT, title=_title(drawn, title)
+        width=_WIDTH, height=_HEIGHT, title=_title(drawn, title, whole=len(known) == len(series))
     )
 
 
-def _title(drawn: pl.DataFrame, title: str) -> Any:
-    """What is drawn; beneath it the only series' name, and whether it is an estimate."""
+def _title(drawn: pl.DataFrame, title: str, *, whole: bool) -> Any:
+    """What is drawn; beneath it the only series' name, whether it is an estimate, and whether something is left out."""
     alt = load_altair()
     names = drawn["series"].unique(maintain_order=True).to_list()
     name = names[0] if len(names) == 1 and names[0].lower() not in title.lower() else ""
     estimated = "estimated" in drawn["source"].to_list()
     how = "dashed: estimated, not measured" if estimated else ""
     means = f"means of {_slice_text(drawn)}; band: least to most" if _is_sliced(drawn) else ""
-    subtitle = ", ".join(part for part in (name, how, means) if part)
+    subtitle = ", ".join(part for part in (name, how, means, "" if whole else NOT_FINITE) if part)
     return alt.Title(title, subtitle=subtitle or alt.Undefined, anchor="start", fontSize=14, offset=10)
 
 

@@ -87,6 +87,17 @@ def job_of(run_dir: Path, attempt: int) -> Job | None:
         return None
 
 
+def damaged_jobs(run_dir: Path) -> list[str]:
+    """A sentence for each attempt whose word on whose it is cannot be read; attempts of before 2026-11-22 have none."""
+    paths = {number: attempt_dir(run_dir, number) / JOB_NAME for number in attempts_of(run_dir)}
+    return [
+        f"{path} is damaged, so nobody can tell which start of the training attempt {number} was. Its tables are"
+        " read all the same."
+        for number, path in paths.items()
+        if path.exists() and job_of(run_dir, number) is None
+    ]
+
+
 def is_alive(run_dir: Path, attempt: int) -> bool | None:
     """Whether a process of this host works on an attempt; None if that lies with another host or nobody can tell."""
     folder, here = attempt_dir(run_dir, attempt), socket.gethostname()

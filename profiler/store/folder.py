@@ -12,6 +12,7 @@ import errno
 import os
 import re
 import secrets
+import shlex
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -23,6 +24,20 @@ _MARK_TEXT = "This folder holds joulescale runs; see 'joulescale list'.\n"
 _RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
+def fill_command(runs_dir: Path) -> str:
+    """The command to try first where there are no runs: a sweep of minutes on a CPU, which every page can show."""
+    return f"joulescale sweep lm --preset cpu --runs-dir {shlex.quote(str(runs_dir))}"
+
+
+def nothing_yet(what: str, runs_dir: Path) -> str:
+    """That a runs folder has none of something, and what to do.
+
+    >>> nothing_yet("runs", Path("my runs"))
+    "There are no runs in 'my runs' yet. Fill it with 'joulescale sweep lm --preset cpu --runs-dir 'my runs''."
+    """
+    return f"There are no {what} in {str(runs_dir)!r} yet. Fill it with '{fill_command(runs_dir)}'."
+
+
 def readable_runs_dir(path: Path) -> Path:
     """Check that runs can be read from `path`; an empty or not yet made folder is fine for its makers only.
 
@@ -31,8 +46,8 @@ def readable_runs_dir(path: Path) -> Path:
     """
     if not _exists(path):
         raise RunsFolderError(
-            f"There is no runs folder {str(path)!r}. Train something into it, with"
-            f" 'joulescale run lm --preset smoke --runs-dir {path}', or name another with --runs-dir."
+            f"There is no runs folder {str(path)!r}. Fill it with '{fill_command(path)}', or name another with"
+            " --runs-dir."
         )
     _check_folder(path)
     return path

@@ -25,18 +25,21 @@ class Lease:
 
     A forked child does not keep it: it would seem alive for as long as any loader worker is.
 
+    Attributes:
+        refused: Whether another process holds it.
+
     Raises:
         OSError: The file cannot be made.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._descriptor: int | None = os.open(
-            folder / LEASE_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644
-        )
+    def __init__(self, folder: Path, name: str = LEASE_NAME) -> None:
+        self.refused = False
+        self._descriptor: int | None = os.open(folder / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         if fcntl is not None:
             try:
                 fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:  # no locks on this file system: then nobody learns anything from it
+            except OSError as error:  # no locks on this file system: then nobody learns anything from it
+                self.refused = isinstance(error, BlockingIOError)
                 self.release()
                 return
         if hasattr(os, "register_at_fork"):

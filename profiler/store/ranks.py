@@ -16,6 +16,7 @@ from profiler.store.lease import is_held
 from profiler.store.manifest import Manifest
 from profiler.store.node import is_here
 from profiler.store.process import StoredProcess
+from profiler.words import counted
 
 LOST_AFTER_S = 120.0
 """One that says "running" and whose heart has not beaten for so long is lost (it beats every 15 s)."""
@@ -102,7 +103,9 @@ def _gone(dead: Sequence[StoredProcess]) -> list[str]:
         for host, own in hosts.items()
     ]
     more = len(clauses) - MOST_CLAUSES
-    return clauses if more <= 0 else [*clauses[:MOST_CLAUSES], f"likewise ranks on {more} more hosts"]
+    return (
+        clauses if more <= 0 else [*clauses[:MOST_CLAUSES], f"likewise ranks on {counted(more, 'more host')}"]
+    )
 
 
 def _last_signs(processes: Sequence[StoredProcess]) -> str:

@@ -18,6 +18,7 @@ from profiler.store.parts import part_name, write_batches
 from profiler.store.recovery import pieces_of
 from profiler.store.run import StoredRun
 from profiler.store.wal import read_journal
+from profiler.words import counted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +56,7 @@ def recover_run(run: StoredRun) -> list[Recovered]:
 def _recover(folder: Path, path: Path) -> Recovered:
     found = read_journal(path)
     why = found.damage or (
-        f"{found.unfinished_bytes} bytes of its last frame were not finished"
+        f"{counted(found.unfinished_bytes, 'byte')} of its last frame were not finished"
         if found.unfinished_bytes
         else None
     )

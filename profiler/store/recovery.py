@@ -22,6 +22,7 @@ from profiler.errors import StoredDataError
 from profiler.records import SCHEMAS, TableName
 from profiler.store.parts import part_numbers, read_listed_part
 from profiler.store.wal import read_journal
+from profiler.words import counted
 
 _JOURNAL = re.compile(r"wal-(\d{6,})\.(open|rest)")
 _LOOKS = 20
@@ -81,9 +82,16 @@ def read_pieces(
 def unfinished(folder: Path) -> tuple[str, ...]:
     """A sentence for each journal that nobody closed: its process was killed, or is writing."""
     return tuple(
-        f"{path.name} was not closed: rows of the last second may be missing; {left} bytes of its last frame were not"
-        " finished."
+        f"{path.name} was not closed: rows of the last second may be missing{_of_last_frame(left)}."
         for path, left in _open_journals(folder)
+    )
+
+
+def _of_last_frame(unfinished_bytes: int) -> str:
+    return (
+        f"; {counted(unfinished_bytes, 'byte')} of its last frame were not finished"
+        if unfinished_bytes
+        else ""
     )
 
 

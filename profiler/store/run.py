@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 
 from profiler.records import SCHEMAS, TableName
+from profiler.store.claim import damaged_jobs
 from profiler.store.manifest import PROCESS_NAME, Manifest
 from profiler.store.process import StoredProcess, read_process_folder
 from profiler.store.ranks import LOST_AFTER_S, Partial, age_of, is_alive, partial_of
@@ -43,7 +44,8 @@ class StoredRun:
     @property
     def damaged(self) -> tuple[str, ...]:
         """One sentence for each file that could not be read."""
-        return self._orphans + tuple(sentence for p in self.processes for sentence in p.damaged)
+        of_processes = (sentence for p in self.processes for sentence in p.damaged)
+        return (*self._orphans, *damaged_jobs(self.path), *of_processes)
 
     @property
     def unfinished(self) -> tuple[str, ...]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 from profiler.errors import RunNotFoundError, StoredDataError, UnknownNameError
-from profiler.store.folder import run_folders
+from profiler.store.folder import nothing_yet, run_folders
 from profiler.store.manifest import Manifest, read_manifest
 from profiler.store.run import StoredRun
 
@@ -29,10 +30,7 @@ def open_run(runs_dir: Path, run_id: str) -> StoredRun:
     """
     runs = scan_runs(runs_dir)
     if not runs:
-        raise RunNotFoundError(
-            f"The runs folder {str(runs_dir)!r} holds no runs yet. Make one with"
-            f" 'joulescale run lm --preset smoke --runs-dir {runs_dir}'."
-        )
+        raise RunNotFoundError(nothing_yet("runs", runs_dir))
     if run_id == "latest":
         return runs[-1]
     name = Path(run_id).name
@@ -44,8 +42,9 @@ def open_run(runs_dir: Path, run_id: str) -> StoredRun:
         raise RunNotFoundError(
             f"{run_id!r} could be {', '.join(r.run_id for r in near[:5])}. Give more of the name."
         )
+    unknown = UnknownNameError("run", run_id, [r.run_id for r in runs])
     raise RunNotFoundError(
-        str(UnknownNameError("run", run_id, [r.run_id for r in runs])) + f" Runs folder: {runs_dir}."
+        f"{unknown} All are shown by 'joulescale list --runs-dir {shlex.quote(str(runs_dir))}'."
     )
 
 

@@ -20,7 +20,6 @@ import psutil
 from profiler.hardware import CpuPower, cpu_power
 from profiler.measure.sensors.base import GaugeReading, Meter
 from profiler.measure.sensors.pace import Pace
-from profiler.units import FRACTION_PER_PERCENT
 
 CHILDREN_REFRESH_S = 1.0
 CHILDREN_SHARE = 0.002
@@ -137,8 +136,7 @@ class CpuGauge:
     def __init__(self, *, own_memory: bool = True) -> None:
         self._process = psutil.Process() if own_memory else None
         self._memory = Pace(MEMORY_PERIOD_S)
-        psutil.cpu_percent(interval=None)  # the first call only sets the mark that the next one measures from
-        self._marked_s = time.monotonic()
+        self._marked_s, self._host_s = time.monotonic(), _host_seconds()
 
     def read(self) -> GaugeReading:
         """Utilization since the last read (fraction of all hardware threads) and memory in bytes, once a second.
@@ -158,8 +156,19 @@ class CpuGauge:
     def _utilization(self, now: float) -> float | None:
         if now - self._marked_s < MIN_UTILIZATION_WINDOW_S:
             return None
-        self._marked_s = now
-        return float(psutil.cpu_percent(interval=None)) * FRACTION_PER_PERCENT
+        before, self._host_s, self._marked_s = self._host_s, _host_seconds(), now
+        busy_s, all_s = (after - mark for after, mark in zip(self._host_s, before, strict=True))
+        return min(max(busy_s / all_s, 0.0), 1.0) if all_s > 0.0 else None
+
+
+def _host_seconds() -> tuple[float, float]:
+    """Busy and all seconds of the host's hardware threads; waiting for a disk is not busy, guests are in user already.
+
+    `psutil.cpu_percent` keeps its mark by thread: made here and read by the sampler it said 0 at first.
+    """
+    times = psutil.cpu_times()._asdict()
+    all_s = sum(times.values()) - times.get("guest", 0.0) - times.get("guest_nice", 0.0)
+    return all_s - times["idle"] - times.get("iowait", 0.0), all_s
 
 
 def _is_of_this_rank(child: psutil.Process) -> bool:
