@@ -92,6 +92,7 @@ def make_power(count: int = 50) -> pl.DataFrame:
                 "device": device,
                 "name": name,
                 "source": "counter" if component == "gpu" else "estimated",
+                "relative_uncertainty": 0.05 if component == "gpu" else 0.6,
                 "host": "node-a",
                 "rank": 0,
                 "attempt": 1,

@@ -541,6 +541,8 @@ def test_a_partial_run_says_so_first_and_many_ranks_are_one_row_a_host(monkeypat
     (table,) = [t.value for t in page.dataframe if "who" in t.value.columns]
     assert table["who"].to_list() == ["0-7", "8-15"]
     assert table["status"].to_list() == ["8 finished", "7 finished, 1 lost"]
+    runs = open_page(monkeypatch, tmp_path)
+    assert plain("sums over ranks are what they were at least (≥)") in texts(runs)
 
 
 def test_a_run_of_many_attempts_shows_each_and_what_was_lost(monkeypatch, tmp_path):

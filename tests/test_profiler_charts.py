@@ -183,7 +183,7 @@ def test_power_tells_namesakes_apart_and_dashes_the_estimate():
     spec = power_chart(make_power()).to_dict()
     names = spec["layer"][1]["encoding"]["color"]["scale"]["domain"]
     assert names == ["EPYC", "H200 …a-1111", "H200 …b-2222"]
-    assert "estimated" in spec["title"]["subtitle"]
+    assert "dashed: estimated ± 60.0 %, not measured" in spec["title"]["subtitle"]
 
 
 @pytest.mark.parametrize(

@@ -116,7 +116,7 @@ def test_the_verdict_names_the_straggler_with_its_host_and_phase():
     assert finding
     assert finding.says == (
         "Straggler: the other ranks waited at least 50% of their step time for rank 1 on node-a, the slowest in 100% "
-        "of the steps: the forward pass takes it 300 ms, them 100."
+        "of the steps: the forward pass takes it 300 ms, them 100 ms."
     )
     Case.summary = {"straggler": {**Case.summary["straggler"], "others_wait_share": 0.05}}
     assert judge_straggler(Case()) is None  # type: ignore[arg-type]

@@ -111,7 +111,8 @@ def _table(table: pl.DataFrame) -> None:
         selection_mode=["single-row", "single-cell"],
     )
     estimated = "estimated" in table["energy_source"].drop_nulls().to_list()
-    lines = [ESTIMATED if estimated else None, PLUS_MINUS["energy"], damaged_sentence(table)]
+    missing = f"partial: {PARTIAL}" if table["partial"].any() else None
+    lines = [ESTIMATED if estimated else None, PLUS_MINUS["energy"], missing, damaged_sentence(table)]
     st.caption(plain(". ".join(line for line in lines if line)))
     row = _chosen(event)
     if row is not None:

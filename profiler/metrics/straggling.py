@@ -24,7 +24,7 @@ def judge_straggler(case: Case) -> Finding | None:
         share=share,
         says=f"Straggler: the other ranks waited at least {share:.0%} of their step time for rank {found['rank']} on "
         f"{found['host']}, the slowest in {found['slowest_in']:.0%} of the steps: {TITLES.get(phase, phase)} takes it "
-        f"{1000 * found['phase_s']:.3g} ms, them {1000 * found['phase_s_others']:.3g}.",
+        f"{1000 * found['phase_s']:.3g} ms, them {1000 * found['phase_s_others']:.3g} ms.",
         first_try=_OF_STRAGGLERS.get(
             phase, "compare that host and its GPU with the others: clocks, heat, other users"
         ),

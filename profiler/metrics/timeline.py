@@ -36,7 +36,8 @@ def _schema(*values: str) -> pl.Schema:
     texts = dict.fromkeys((*_DEVICE, "name", "source"), pl.String())
     ranges = [f"{value}{end}" for value in values for end in ("", "_low", "_high")]
     place = {"host": pl.String(), "rank": pl.Int64(), "attempt": pl.Int64()}
-    return pl.Schema({**texts, **place, "time_s": pl.Float64(), **dict.fromkeys(ranges, pl.Float64())})
+    numbers = {"relative_uncertainty": pl.Float64(), "time_s": pl.Float64()}
+    return pl.Schema({**texts, **place, **numbers, **dict.fromkeys(ranges, pl.Float64())})
 
 
 POWER_SCHEMA = _schema("power_w")
@@ -74,8 +75,10 @@ def _timeline(
     for curve in device_curves(run.processes):
         own = complete(_own(told[id(curve.process)], curve, schema), curve)
         labels = {key: pl.lit(str(curve.meter[key])) for key in (*_DEVICE, "name", "source")}
-        place = {"host": pl.lit(curve.process.facts.host), "rank": pl.lit(curve.process.facts.rank)}
-        moved = _moved(own.with_columns(**labels, **place), curve.process, shifts)
+        facts, share = curve.process.facts, float(curve.meter["relative_uncertainty"])
+        told_of = {"host": facts.host, "rank": facts.rank, "relative_uncertainty": share}
+        labels |= {key: pl.lit(value) for key, value in told_of.items()}
+        moved = _moved(own.with_columns(**labels), curve.process, shifts)
         frames.append(moved.select(schema.names()).cast(schema).sort("time_s"))
     return pl.concat(frames)
 

@@ -25,7 +25,7 @@ _WIDTH, _HEIGHT = 620, 220
 
 
 def power_chart(power: pl.DataFrame, *, end_s: float | None = None) -> alt.LayerChart:
-    """Power of every device over time. Estimated power is dashed.
+    """Power of every device over time. Estimated power is dashed; how far off it may be stands in the subtitle.
 
     Args:
         power: The table of `profiler.metrics.timeline.power_timeline`.
@@ -36,8 +36,8 @@ def power_chart(power: pl.DataFrame, *, end_s: float | None = None) -> alt.Layer
     """
     why = "No sensor gave joules or watts. 'joulescale doctor' lists the sensors and why some are missing."
     series = device_series(power, "power_w")
-    end_s = end_s or _end_s(power)
-    return _lines(series, "Power (W)", "W", f"Power over time is unknown. {why}", end_s=end_s)
+    why = f"Power over time is unknown. {why}"
+    return _lines(series, "Power (W)", "W", why, end_s=end_s or _end_s(power), dashed=_dashed(power))
 
 
 def utilization_chart(gauges: pl.DataFrame, *, end_s: float | None = None) -> alt.LayerChart:
@@ -158,13 +158,27 @@ def downsample(frame: pl.DataFrame, most: int = MAX_POINTS) -> pl.DataFrame:
     )
 
 
+def _dashed(power: pl.DataFrame) -> str:
+    """What a dashed line means, with half the error bar of the estimate that may be off by most."""
+    shares = power.filter(pl.col("source") == "estimated")["relative_uncertainty"].drop_nulls().to_list()
+    bar = f" ± {format_quantity(max(shares), 'fraction')}" if shares else ""
+    return f"dashed: estimated{bar}, not measured"
+
+
 def _end_s(frame: pl.DataFrame) -> float:
     """When the last of a timeline happened: one point alone needs an axis around it."""
     return float(frame["time_s"].max() or 0.0) if len(frame) else 0.0  # type: ignore[arg-type]
 
 
 def _lines(
-    series: pl.DataFrame, title: str, unit: str, why_unknown: str, *, from_zero: bool = True, end_s: float
+    series: pl.DataFrame,
+    title: str,
+    unit: str,
+    why_unknown: str,
+    *,
+    from_zero: bool = True,
+    end_s: float,
+    dashed: str = "",
 ) -> alt.LayerChart:
     """Lines over time, with a band from least to most where one point stands for many; a lone point is a dot."""
     known = finite(series, "value", "low", "high")
@@ -197,17 +211,17 @@ def _lines(
     seen = alt.condition(alt.datum.alone, alt.value(1.0), alt.value(0.0))
     dots = base.mark_circle(size=60).encode(_height(drawn, unit, from_zero), opacity=seen, tooltip=tooltip)
     return alt.layer(band, line, dots).properties(  # type: ignore[no-any-return]
-        width=_WIDTH, height=_HEIGHT, title=_title(drawn, title, whole=len(known) == len(series))
+        width=_WIDTH, height=_HEIGHT, title=_title(drawn, title, dashed, whole=len(known) == len(series))
     )
 
 
-def _title(drawn: pl.DataFrame, title: str, *, whole: bool) -> Any:
+def _title(drawn: pl.DataFrame, title: str, dashed: str, *, whole: bool) -> Any:
     """What is drawn; beneath it the only series' name, whether it is an estimate, and whether something is left out."""
     alt = load_altair()
     names = drawn["series"].unique(maintain_order=True).to_list()
     name = names[0] if len(names) == 1 and names[0].lower() not in title.lower() else ""
     estimated = "estimated" in drawn["source"].to_list()
-    how = "dashed: estimated, not measured" if estimated else ""
+    how = dashed if estimated else ""
     means = f"means of {_slice_text(drawn)}; band: least to most" if _is_sliced(drawn) else ""
     subtitle = ", ".join(part for part in (name, how, means, "" if whole else NOT_FINITE) if part)
     return alt.Title(title, subtitle=subtitle or alt.Undefined, anchor="start", fontSize=14, offset=10)
