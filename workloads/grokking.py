@@ -157,11 +157,11 @@ def _answers(operation: Operation, a: Tensor, b: Tensor, p: int) -> Tensor:
 
 
 def make_model(settings: GrokkingSettings) -> Transformer:
-    """The model with weights of Nanda et al.: all of them normal, by the width of what they read, none zero."""
+    """The model with weights of Nanda et al.: all of them normal with variance 1 / d_model, the MLP's output too."""
     model = Transformer(settings.config())
     scale = settings.init_scale * (0.5 if settings.method == "small-norm" else 1.0)
     for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=scale / parameter.shape[-1] ** 0.5)
+        torch.nn.init.normal_(parameter, std=scale / settings.d_model**0.5)
     return model
 
 
