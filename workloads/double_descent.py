@@ -104,10 +104,14 @@ class DoubleDescentSettings(CommonSettings):
                 f"num_test = {self.num_test}: of so few new pictures an error is known to"
                 f" {0.5 / self.num_test**0.5:.2f}, and {RISE:g} times that hides the peak. Give {LEAST_TEST} or more."
             )
-        if self.evaluations < 8 or self.feature_repeats < 2:
+        if self.feature_repeats < 2:
             raise InvalidValueError(
-                f"evaluations = {self.evaluations} and feature_repeats = {self.feature_repeats}: a curve over steps"
-                " takes 8 or more, and an error bar 2 or more."
+                f"feature_repeats = {self.feature_repeats} gives no error bar. Give 2 or more, such as 3."
+            )
+        if self.evaluations < 2 or len(evaluated_at(self)) < LEAST_POINTS:
+            raise InvalidValueError(
+                f"evaluations = {self.evaluations} in max_steps = {self.max_steps} steps make a curve of fewer than"
+                f" {LEAST_POINTS} points, which shows no peak. Give more of both, such as 24 and 1000."
             )
 
 
@@ -249,17 +253,14 @@ def judge(models: Sequence[Trained], settings: DoubleDescentSettings) -> Verdict
     ends, count = [model.end for model in models], settings.num_test
     peak = find_peak([end.test_error for end in ends], count)
     threshold = next((i for i, end in enumerate(ends) if end.train_error <= INTERPOLATES), None)
-    straddles = threshold is not None and threshold > 0
-    checks = {
-        "the widths lie on both sides of the interpolation threshold": True if straddles else None,
-        f"a width is worse than a narrower one by {RISE:g} standard errors": peak.rise >= RISE
-        if straddles
-        else None,
-        f"and than a wider one by {FALL:g}": min(peak.rise, peak.fall) >= FALL if straddles else None,
-        "the threshold is there or at a neighbour": abs(threshold - peak.index) <= 1
-        if threshold is not None and straddles
-        else None,
-    }
+    if threshold is None or threshold == 0:
+        checks: dict[str, bool | None] = {"the widths lie on both sides of the interpolation threshold": None}
+    else:
+        checks = {
+            f"a width is worse than a narrower one by {RISE:g} standard errors": peak.rise >= RISE,
+            f"it is worse than a wider one by {FALL:g}": peak.fall >= FALL,
+            "the interpolation threshold is there or at a neighbour": abs(threshold - peak.index) <= 1,
+        }
     return judged(checks, _figures(models, peak, threshold, settings), _costs(models))
 
 
