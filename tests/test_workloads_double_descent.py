@@ -22,20 +22,26 @@ from workloads.double_descent import (
     WORKLOAD,
     DoubleDescentSettings,
     Evaluation,
-    Reader,
     Trained,
-    config_of,
     evaluated_at,
     find_peak,
-    flops_per_picture,
     judge,
     least_squares,
     make_pictures,
-    num_parameters,
     over_steps,
     standard_error,
 )
-from workloads.pictures import CLASSES, SIDE, Pictures, draw_shapes, mislabelled
+from workloads.pictures import (
+    CLASSES,
+    SIDE,
+    Pictures,
+    Reader,
+    config_of,
+    draw_shapes,
+    flops_per_picture,
+    mislabelled,
+    num_parameters,
+)
 
 CPU = torch.device("cpu")
 

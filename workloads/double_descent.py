@@ -20,14 +20,23 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from profiler.errors import InvalidValueError
 from workloads.experiment import CommonSettings, Experiment
-from workloads.pictures import CLASSES, SIDE, Pictures, draw_pictures, draw_shapes, mislabelled
+from workloads.pictures import (
+    CLASSES,
+    SIDE,
+    Pictures,
+    Reader,
+    config_of,
+    draw_pictures,
+    draw_shapes,
+    flops_per_picture,
+    mislabelled,
+    num_parameters,
+)
 from workloads.settings_checks import check_not_negative, check_positive
-from workloads.transformer import Block, norm
-from workloads.transformer_config import TransformerConfig
 from workloads.trial import Arm, Trial
 from workloads.verdict import Cost, Verdict, Windows, judged
 
@@ -113,57 +122,6 @@ class DoubleDescentSettings(CommonSettings):
                 f"evaluations = {self.evaluations} in max_steps = {self.max_steps} steps make a curve of fewer than"
                 f" {LEAST_POINTS} points, which shows no peak. Give more of both, such as 24 and 1000."
             )
-
-
-def config_of(width: int) -> TransformerConfig:
-    """The shape of a model; pictures have no order to hide, so attention looks both ways."""
-    return TransformerConfig(
-        d_model=width,
-        n_layer=1,
-        head_dim=8 if width % 8 == 0 else width,
-        seq_len=SIDE,
-        vocab_size=CLASSES,
-        positions="learned",
-        is_causal=False,
-    )
-
-
-class Reader(nn.Module):
-    """A block that reads the rows of a picture, and a readout of its mean over them."""
-
-    def __init__(self, config: TransformerConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.rows = nn.Linear(SIDE, config.d_model, bias=False)
-        self.places = nn.Parameter(torch.empty(SIDE, config.d_model))
-        self.block = Block(config)
-        self.head = nn.Linear(config.d_model, CLASSES, bias=False)
-        for weight in self.parameters():
-            nn.init.normal_(weight, std=weight.shape[-1] ** -0.5)
-
-    def features(self, pixels: Tensor) -> Tensor:
-        """What the readout reads, of shape (pictures, d_model)."""
-        stream: Tensor = self.block(self.rows(pixels) + self.places)
-        return norm(self.config, stream.mean(dim=1))
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        """Logits of the classes, of shape (pictures, CLASSES)."""
-        logits: Tensor = self.head(self.features(pixels))
-        return logits
-
-
-def flops_per_picture(width: int) -> float:
-    """FLOPs of the forward and backward pass of one picture; the pixels ask for no gradient.
-
-    Not counted: norms, softmax, GELU, the mean over rows, loss and optimizer.
-    """
-    block = SIDE * 12 * width**2 + width * CLASSES
-    return float(6 * block + 4 * SIDE * SIDE * width + 12 * width * SIDE**2)
-
-
-def num_parameters(width: int) -> int:
-    """Parameters of a model: rows, places, block and readout."""
-    return 2 * SIDE * width + 12 * width**2 + CLASSES * width
 
 
 @dataclass(frozen=True, slots=True)
@@ -408,7 +366,7 @@ def _random_features(trial: Trial) -> dict[str, float]:
             means.append(float(errors.mean()))
             bar = float(errors.std()) / len(errors) ** 0.5
             trial.point("random features", features=count, test_error=means[-1], standard_error=bar)
-    top = settings.features[means.index(max(means))]
+    top = settings.features[find_peak(means, settings.num_test).index]
     return {
         "random features at their peak": top,
         "random features at their peak, per picture": top / settings.feature_train,
