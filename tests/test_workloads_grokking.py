@@ -104,9 +104,10 @@ def test_stablemax_is_a_cross_entropy_by_hand() -> None:
 
 
 def test_a_perpendicular_gradient_keeps_its_length() -> None:
-    w = torch.tensor([3.0, 4.0], requires_grad=True)
+    w = torch.nn.Parameter(torch.tensor([3.0, 4.0]))
     w.grad = torch.tensor([1.0, 1.0])
     make_perpendicular([w])
+    assert not w.grad.requires_grad
     assert float(w.grad @ w.detach()) == pytest.approx(0, abs=1e-6)
     assert float(w.grad.norm()) == pytest.approx(2**0.5)
 

@@ -207,6 +207,7 @@ def stablemax_loss(logits: Tensor, answers: Tensor) -> Tensor:
     return F.nll_loss((s / s.sum(dim=-1, keepdim=True)).log(), answers)
 
 
+@torch.no_grad()
 def make_perpendicular(weights: Sequence[Tensor]) -> None:
     """Take from each gradient what only scales its weights, and keep its length.
 
