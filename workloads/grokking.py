@@ -11,6 +11,7 @@ which needs no weight decay; a small norm of the weights from the start (Liu et 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -23,7 +24,7 @@ from torch import Tensor
 from profiler.errors import InvalidValueError
 from workloads.experiment import CommonSettings, Experiment
 from workloads.learning_rate import set_rate
-from workloads.settings_checks import check_choice, check_positive
+from workloads.settings_checks import check_choice, check_not_negative, check_positive
 from workloads.transformer import Transformer
 from workloads.transformer_config import TransformerConfig, model_flops_per_sequence, num_params
 from workloads.trial import Arm, Trial
@@ -37,6 +38,7 @@ MEMORISED, GENERALISED, AT_CHANCE = 0.99, 0.95, 0.30
 HOLD = 3
 """Evaluations in a row that must be above `GENERALISED`: a slingshot passes through it and falls back."""
 LEAST_DELAY = 100
+LEAST_PAIRS = 20
 
 CRITERION = (
     f"train accuracy reaches {MEMORISED} at step t_mem, when validation accuracy is at most {AT_CHANCE:.2f}; validation"
@@ -88,11 +90,27 @@ class GrokkingSettings(CommonSettings):
 
     def __post_init__(self) -> None:
         check_positive(self, "modulus", "lr", "init_scale", "max_steps", "eval_every")
+        check_not_negative(self, "weight_decay", "warmup_steps", "grokfast_lambda")
         check_choice(self, operation=Operation, method=Method, split=Literal["ordered", "unordered"])
-        if not 0.0 < self.train_fraction < 1.0:
+        self._check_table()
+        self._check_length()
+        if not 0.0 <= self.grokfast_alpha < 1.0:
             raise InvalidValueError(
-                f"train_fraction = {self.train_fraction} leaves nothing to train on, or nothing to judge by. Give a"
-                " number between 0 and 1, such as 0.6."
+                f"grokfast_alpha = {self.grokfast_alpha} is no momentum. Give 0 or more and less than 1, such as 0.98."
+            )
+        self.config()
+
+    def _check_table(self) -> None:
+        if any(self.modulus % n == 0 for n in range(2, math.isqrt(self.modulus) + 1)) or self.modulus < 5:
+            raise InvalidValueError(
+                f"modulus = {self.modulus} is not a prime from 5 on: not every pair can be divided, or the answer is"
+                " guessed too often. Give a prime, such as 53."
+            )
+        smaller_part = min(self.train_fraction, 1 - self.train_fraction) * self.modulus**2
+        if smaller_part < LEAST_PAIRS:
+            raise InvalidValueError(
+                f"train_fraction = {self.train_fraction} of {self.modulus**2} pairs leaves too few to train on, or"
+                f" too few to judge by: fewer than {LEAST_PAIRS}. Give a number between 0 and 1, such as 0.6."
             )
         if self.operation in COMMUTATIVE and self.split == "ordered":
             raise InvalidValueError(
@@ -100,7 +118,19 @@ class GrokkingSettings(CommonSettings):
                 " leaks: half of the validation pairs are in the training set the other way round, and accuracy on"
                 " them is no generalisation. Give --set split=unordered, or operation=subtract."
             )
-        self.config()
+
+    def _check_length(self) -> None:
+        if self.eval_every > LEAST_DELAY:
+            raise InvalidValueError(
+                f"eval_every = {self.eval_every} is longer than the delay of {LEAST_DELAY} steps that is asked for,"
+                f" so it could not be seen. Give {LEAST_DELAY} or less."
+            )
+        least = LEAST_DELAY + HOLD * self.eval_every
+        if self.max_steps < least:
+            raise InvalidValueError(
+                f"max_steps = {self.max_steps} ends before a delay of {LEAST_DELAY} steps and {HOLD} evaluations could"
+                f" be seen. Give {least} or more; the cpu preset has 3000."
+            )
 
     def config(self) -> TransformerConfig:
         """The model's shape: three tokens in, the answer read at the third."""
@@ -157,11 +187,11 @@ def _answers(operation: Operation, a: Tensor, b: Tensor, p: int) -> Tensor:
 
 
 def make_model(settings: GrokkingSettings) -> Transformer:
-    """The model with weights of Nanda et al.: all of them normal, by the width of what they read, none zero."""
+    """The model with weights of Nanda et al.: all of them normal with variance 1 / d_model, the MLP's output too."""
     model = Transformer(settings.config())
     scale = settings.init_scale * (0.5 if settings.method == "small-norm" else 1.0)
     for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=scale / parameter.shape[-1] ** 0.5)
+        torch.nn.init.normal_(parameter, std=scale / settings.d_model**0.5)
     return model
 
 
@@ -177,6 +207,7 @@ def stablemax_loss(logits: Tensor, answers: Tensor) -> Tensor:
     return F.nll_loss((s / s.sum(dim=-1, keepdim=True)).log(), answers)
 
 
+@torch.no_grad()
 def make_perpendicular(weights: Sequence[Tensor]) -> None:
     """Take from each gradient what only scales its weights, and keep its length.
 
@@ -237,10 +268,11 @@ def judge(curve: Sequence[Evaluation], windows_until: dict[int, list[tuple[float
     last = curve[-1].step
     delay = found.step - memorised.step if memorised and found else None
     checks = {
-        f"the training set was known by heart (by step {last})": memorised is not None,
+        f"the training set was known by heart (by step {memorised.step if memorised else last})": memorised
+        is not None,
         f"validation was at chance by then (at most {AT_CHANCE:.2f})": memorised is not None
         and memorised.validation <= AT_CHANCE,
-        f"it generalised (by step {last})": found is not None,
+        f"it generalised (by step {found.step if found else last})": found is not None,
         f"the delay was at least {LEAST_DELAY} steps and t_mem": delay is not None
         and memorised is not None
         and delay >= max(LEAST_DELAY, memorised.step),
@@ -317,7 +349,7 @@ def accuracy(model: Transformer, table: Table) -> float:
 
 
 PRESETS = {
-    "smoke": GrokkingSettings(modulus=11, d_model=16, max_steps=60, eval_every=20),
+    "smoke": GrokkingSettings(modulus=11, d_model=16, max_steps=160, threads=1),
     "cpu": GrokkingSettings(threads=1),
     "gpu": GrokkingSettings(
         modulus=113,
