@@ -120,7 +120,7 @@ def write(
         generator: Of random numbers, on the model's device.
 
     Yields:
-        For each token the probabilities of all ids, float32 of shape (streams, ids), and those drawn, int64 (streams, 1).
+        For each token the probabilities of all ids, float32 (streams, ids), and those drawn, int64 (streams, 1).
     """
     cache = KeyValueCache(model.config.n_layer)
     token = torch.full((streams, 1), bos, device=generator.device)

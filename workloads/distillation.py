@@ -16,9 +16,11 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -26,6 +28,7 @@ from profiler.errors import InvalidValueError
 from workloads.byte_lm import Precision, Recipe, cross_entropy, make_model, sequence_losses, train, write
 from workloads.corpus import Corpus, load_corpus, windows_at
 from workloads.experiment import CommonSettings, Experiment
+from workloads.lesson import Lesson, make_lesson, soft_cross_entropy
 from workloads.settings_checks import check_choice, check_positive
 from workloads.transformer import Transformer
 from workloads.transformer_config import TransformerConfig, num_params
@@ -37,10 +40,10 @@ LEAST_SEQUENCES = 256
 
 CRITERION = (
     "a student of less than 1/100 of the teacher's parameters, all told, learns from the teacher's soft labels on the"
-    " teacher's own text; the gain is the loss on real validation text of the same student trained from scratch on real"
-    " text, less its own; every student takes the same number of tokens and is judged at its best evaluation; the gain is"
-    " above 0 with the smallest amount of real text and below 0 with the largest, each by the 95 % interval of paired"
-    f" differences over {LEAST_SEQUENCES} sequences or more; the teacher's loss is below the oracle student's"
+    " teacher's own text; the gain is the loss on real validation text of the same student trained from scratch on"
+    " real text, less its own; every student takes the same number of tokens and is judged at its best evaluation; the"
+    " gain is above 0 with the smallest amount of real text and below 0 with the largest, each by the 95 % interval of"
+    f" paired differences over {LEAST_SEQUENCES} sequences or more; the teacher's loss is below the oracle student's"
 )
 
 
@@ -100,9 +103,9 @@ class DistillationSettings(CommonSettings):
         teacher, student = (num_all_params(self.config(name, 257)) for name in ("teacher", "student"))
         if student >= LARGEST_SHARE * teacher:
             raise InvalidValueError(
-                f"The student has {student:,} parameters, 1/{teacher / student:.0f} of the teacher's {teacher:,}, and the"
-                " question is what a student of less than 1/100 can learn. Give a smaller student_d_model or a larger"
-                " teacher_d_model."
+                f"The student has {student:,} parameters, 1/{teacher / student:.0f} of the teacher's {teacher:,}, and"
+                " the question is what a student of less than 1/100 can learn. Give a smaller student_d_model or a"
+                " larger teacher_d_model."
             )
         sizes = self.real_bytes
         if len(sizes) < 2 or list(sizes) != sorted(set(sizes)) or sizes[0] < self.seq_len:
@@ -138,62 +141,17 @@ def num_all_params(config: TransformerConfig) -> int:
     return num_params(config) + config.vocab_size * config.d_model
 
 
-@dataclass(frozen=True, slots=True)
-class SoftLabels:
-    """The most probable ids of each token, and their probabilities: both of shape (sequences, time, top)."""
-
-    ids: Tensor
-    probabilities: Tensor
-
-
-def soft_cross_entropy(logits: Tensor, labels: SoftLabels) -> Tensor:
-    """Cross-entropy to the labels' probabilities, in nats a token: KL divergence and a constant."""
-    chosen = logits.log_softmax(dim=-1).gather(-1, labels.ids)
-    return -(labels.probabilities * chosen).sum(dim=-1).mean()
-
-
-@dataclass(frozen=True, slots=True)
-class Lesson:
-    """What a teacher wrote, (sequences, time), and what it thought of each token; ids int16, probabilities float16."""
-
-    tokens: Tensor
-    labels: SoftLabels
-
-    def soft_batch(self, rows: Sequence[int], bos: int, device: torch.device) -> tuple[Tensor, SoftLabels]:
-        """Inputs, each beginning with `bos`, and labels of some sequences."""
-        index = torch.tensor(rows)
-        inputs = self.tokens[index].roll(1, dims=1)
-        inputs[:, 0] = bos
-        ids, probabilities = self.labels.ids[index].long(), self.labels.probabilities[index].float()
-        return inputs.to(device), SoftLabels(ids.to(device), probabilities.to(device))
-
-
-def make_lesson(teacher: Transformer, settings: DistillationSettings, *, bos: int, seed: int) -> Lesson:
-    """Have the teacher write."""
-    device = next(teacher.parameters()).device
-    generator = torch.Generator(device).manual_seed(seed)
-    written = []
-    for first in range(0, settings.synthetic_sequences, settings.query_batch):
-        streams = min(settings.query_batch, settings.synthetic_sequences - first)
-        tokens, ids, shares = [], [], []
-        for probabilities, token in write(
-            teacher, streams=streams, length=settings.seq_len, bos=bos, generator=generator
-        ):
-            top = probabilities.topk(min(settings.soft_top, probabilities.shape[-1]))
-            tokens.append(token.cpu())
-            ids.append(top.indices.to(torch.int16).cpu())
-            shares.append((top.values / top.values.sum(dim=-1, keepdim=True)).half().cpu())
-        written.append((torch.cat(tokens, dim=1), torch.stack(ids, dim=1), torch.stack(shares, dim=1)))
-    whole = [torch.cat(parts) for parts in zip(*written, strict=True)]
-    return Lesson(whole[0], SoftLabels(whole[1], whole[2]))
-
-
 def real_text(corpus: Corpus, num_bytes: int, *, seq_len: int, seed: int) -> Corpus:
     """A corpus of which only so much is there to train on: windows from all over it."""
     count = len(corpus.train) // seq_len
     chosen = windows_at(0, batch_size=num_bytes // seq_len, num_windows=count, seed=seed)
-    windows = [corpus.train[each * seq_len : (each + 1) * seq_len] for each in chosen]
-    return dataclasses.replace(corpus, train=np.concatenate(windows))
+    return with_text(corpus, [corpus.train[each * seq_len : (each + 1) * seq_len] for each in chosen])
+
+
+def with_text(corpus: Corpus, windows: Sequence[npt.NDArray[Any]]) -> Corpus:
+    """A corpus with other text to train on."""
+    text = np.empty(sum(map(len, windows)), dtype=corpus.train.dtype)
+    return dataclasses.replace(corpus, train=np.concatenate(windows, out=text, casting="unsafe"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,7 +203,10 @@ class School:
 
     def batches(self, corpus: Corpus, *, seed: int) -> BatchAt:
         """Batches of a corpus by step."""
-        size, device = {"batch_size": self.settings.batch_size, "seq_len": self.settings.seq_len}, self.trial.device
+        size, device = (
+            {"batch_size": self.settings.batch_size, "seq_len": self.settings.seq_len},
+            self.trial.device,
+        )
 
         def at(step: int) -> tuple[Tensor, Tensor]:
             inputs, targets = corpus.train_batch(step, **size, seed=seed)
@@ -269,7 +230,11 @@ class School:
             for first in range(0, queries, self.settings.query_batch):
                 streams = min(self.settings.query_batch, queries - first)
                 for _ in write(
-                    model, streams=streams, length=self.settings.seq_len, bos=self.corpus.bos, generator=generator
+                    model,
+                    streams=streams,
+                    length=self.settings.seq_len,
+                    bos=self.corpus.bos,
+                    generator=generator,
                 ):
                     pass
         return window
@@ -277,7 +242,7 @@ class School:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Students of one amount of real text: mean losses in nats a token, and the gain of soft labels with its interval."""
+    """Students of one amount of real text: mean losses in nats a token, the gain of soft labels, its interval."""
 
     real_bytes: int
     scratch: float
@@ -290,7 +255,7 @@ class Comparison:
 
 def crossover(curve: Sequence[Comparison]) -> float | None:
     """The amount of real text at which the gain is 0, in bytes: between two sizes on a logarithmic scale."""
-    for a, b in zip(curve, curve[1:], strict=False):
+    for a, b in pairwise(curve):
         if a.gain > 0 >= b.gain:
             share = a.gain / (a.gain - b.gain)
             return float(a.real_bytes * (b.real_bytes / a.real_bytes) ** share)
@@ -298,7 +263,12 @@ def crossover(curve: Sequence[Comparison]) -> float | None:
 
 
 def judge(
-    curve: Sequence[Comparison], *, teacher_loss: float, teacher_params: int, student_params: int, sequences: int
+    curve: Sequence[Comparison],
+    *,
+    teacher_loss: float,
+    teacher_params: int,
+    student_params: int,
+    sequences: int,
 ) -> Verdict:
     """Hold the curve against the criterion."""
     least, most = curve[0], curve[-1]
@@ -338,8 +308,16 @@ def answer(trial: Trial) -> Verdict:
     corpus, seed = school.corpus, trial.seed
     teacher = school.train("teacher", "teacher", school.batches(corpus, seed=seed + 1))
     with trial.apart("data") as writing:
-        lesson = make_lesson(teacher.model, settings, bos=corpus.bos, seed=seed)
-    written = dataclasses.replace(corpus, train=lesson.tokens.flatten().numpy().astype(corpus.train.dtype))
+        lesson = make_lesson(
+            teacher.model,
+            sequences=settings.synthetic_sequences,
+            at_once=settings.query_batch,
+            length=settings.seq_len,
+            top=settings.soft_top,
+            bos=corpus.bos,
+            seed=seed,
+        )
+    written = with_text(corpus, list(lesson.tokens.numpy()))
     hard = school.train("student, hard labels", "student", school.batches(written, seed=seed))
     soft = school.train("student, soft labels", "student", school.soft_batches(lesson), soft_cross_entropy)
     oracle = school.train("student, oracle", "student", school.batches(corpus, seed=seed))
@@ -386,9 +364,9 @@ def read_text(settings: DistillationSettings) -> Corpus:
     needed = max(settings.student_steps * settings.batch_size * settings.seq_len, *settings.real_bytes)
     if needed > len(corpus.train):
         raise InvalidValueError(
-            f"{corpus.description} has {len(corpus.train):,} bytes to train on, and the oracle student and the largest of"
-            f" real_bytes take {needed:,}, so there is no student of unlimited data to compare with. Give a longer text"
-            " with '--set data=PATH', fewer student_steps or smaller real_bytes."
+            f"{corpus.description} has {len(corpus.train):,} bytes to train on, and the oracle student and the largest"
+            f" of real_bytes take {needed:,}, so there is no student of unlimited data to compare with. Give a longer"
+            " text with '--set data=PATH', fewer student_steps or smaller real_bytes."
         )
     return corpus
 
