@@ -158,6 +158,7 @@ def with_text(corpus: Corpus, windows: Sequence[npt.NDArray[Any]]) -> Corpus:
 class Trained:
     """A model after its training: its losses on each validation sequence at its best, and the time it trained."""
 
+    name: str
     model: Transformer
     losses: Tensor
     windows: Windows
@@ -199,7 +200,7 @@ class School:
                         losses = sequence_losses(model, self.validation)
                     best = losses if best is None or losses.mean() < best.mean() else best
         assert best is not None
-        return Trained(model, best, arm.windows)
+        return Trained(name, model, best, arm.windows)
 
     def batches(self, corpus: Corpus, *, seed: int) -> BatchAt:
         """Batches of a corpus by step."""
@@ -327,7 +328,7 @@ def answer(trial: Trial) -> Verdict:
         scratch = school.train(f"student, {size} bytes", "student", school.batches(real, seed=seed))
         gain, half_width = mean_and_half_width((scratch.losses - soft.losses).numpy())
         curve.append(Comparison(size, scratch.loss, hard.loss, soft.loss, oracle.loss, gain, half_width))
-        trial.point("crossover", **dataclasses.asdict(curve[-1]))
+        trial.point("crossover", arm=scratch.name, **dataclasses.asdict(curve[-1]))
     verdict = judge(
         curve,
         teacher_loss=teacher.loss,
