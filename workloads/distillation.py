@@ -80,15 +80,15 @@ class DistillationSettings(CommonSettings):
     teacher_d_model: int = 128
     teacher_n_layer: int = 3
     teacher_head_dim: int = 32
-    teacher_steps: int = 400
+    teacher_steps: int = 300
     teacher_lr: float = 2e-3
     student_d_model: int = 8
     student_n_layer: int = 1
     student_steps: int = 400
-    student_lr: float = 1e-2
+    student_lr: float = 3e-2
     batch_size: int = 32
     real_bytes: tuple[int, ...] = (4096, 16384, 65536, 262144, 1048576)
-    synthetic_sequences: int = 2048
+    synthetic_sequences: int = 1024
     soft_top: int = 32
     eval_every: int = 50
     validation_sequences: int = 512
@@ -132,6 +132,7 @@ class DistillationSettings(CommonSettings):
             steps=self.teacher_steps if is_teacher else self.student_steps,
             lr=self.teacher_lr if is_teacher else self.student_lr,
             batch_size=self.batch_size,
+            weight_decay=0.1 if is_teacher else 0.0,  # the student is too small to fit too well for long
             precision=self.precision,
         )
 
@@ -432,7 +433,7 @@ PRESETS = {
         student_d_model=192,
         student_n_layer=6,
         student_steps=2000,
-        student_lr=2e-3,
+        student_lr=4e-3,
         batch_size=512,
         real_bytes=(1 << 20, 1 << 22, 1 << 24, 1 << 26, 1 << 28),
         synthetic_sequences=65_536,

@@ -1,6 +1,6 @@
 """A sparse autoencoder: vectors as sums of a few entries, k at most, of a dictionary that is larger than their width.
 
-TopK with the auxiliary loss that keeps entries alive: Gao et al. 2024 (arXiv 2406.04093), section 2. Rows of the
+TopK with the auxiliary loss that keeps entries alive: Gao et al. 2024 (arXiv 2406.04093). Rows of the
 decoder have unit length, the encoder begins as its transpose. There is no bias before the encoder: vectors are centred
 by whoever gives them.
 """
