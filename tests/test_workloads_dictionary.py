@@ -262,7 +262,9 @@ def test_what_misses_a_part_is_not_shown(changed: dict[str, Any], part: str) -> 
     assert part in verdict.reason
 
 
-@pytest.mark.parametrize("changed", [{"tokens": 9999}, {"mean_loss": 2.3, "spliced_loss": 1.9}])
+@pytest.mark.parametrize(
+    "changed", [{"tokens": 9999}, {"mean_loss": 2.3, "spliced_loss": 1.9}, {"mean_loss": 2.3, "fvu": 0.5}]
+)
 def test_what_is_no_test_cannot_be_told(changed: dict[str, Any]) -> None:
     assert judge(findings(**changed)).outcome == "can't tell"
 
@@ -288,6 +290,15 @@ def test_settings_that_mean_nothing_are_refused(settings: dict[str, Any], messag
 def test_an_unknown_class_is_refused_with_those_there_are() -> None:
     with pytest.raises(UnknownNameError, match="newline"):
         DictionarySettings(steer="newlines")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("rate", ["lm_lr", "fit_lr"])
+def test_a_training_that_diverged_is_said(tmp_path: Path, rate: str) -> None:
+    (tmp_path / "text.txt").write_text("some text, more text. " * 2000)
+    settings = dataclasses.replace(PRESETS["smoke"], data=str(tmp_path / "text.txt"), **{rate: 1e38})
+    request = RunRequest(runs_dir=tmp_path, workload="dictionary", preset="smoke", seed=0, settings=settings)
+    with pytest.raises(InvalidValueError, match=f"diverged, .* Give a smaller {rate}"):
+        WORKLOAD.train(request)
 
 
 def test_too_short_a_text_is_refused(tmp_path: Path) -> None:

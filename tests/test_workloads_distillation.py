@@ -19,7 +19,7 @@ from profiler.metrics.summary import summarize
 from profiler.report.phenomenon_rows import break_even_texts
 from profiler.store.runs import open_run
 from profiler.workload import RunRequest
-from workloads.byte_lm import cross_entropy, sequence_losses, write
+from workloads.byte_lm import cross_entropy, load_bytes, sequence_losses, write
 from workloads.corpus import load_corpus
 from workloads.distillation import (
     PRESETS,
@@ -29,9 +29,8 @@ from workloads.distillation import (
     crossover,
     judge,
     num_all_params,
-    real_text,
 )
-from workloads.lesson import Lesson, SoftLabels, make_lesson, soft_cross_entropy
+from workloads.lesson import Lesson, SoftLabels, make_lesson, real_text, soft_cross_entropy
 from workloads.transformer import Transformer
 from workloads.transformer_config import TransformerConfig, model_flops_per_sequence
 
@@ -260,6 +259,23 @@ def test_settings_that_mean_nothing_are_refused(settings: dict[str, Any], messag
 def test_an_unknown_precision_is_refused() -> None:
     with pytest.raises(UnknownNameError, match="precision"):
         DistillationSettings(precision="16")  # type: ignore[arg-type]
+
+
+def test_tokens_are_refused(tmp_path: Path) -> None:
+    np.save(tmp_path / "tokens.npy", np.arange(70_000, dtype=np.uint16) % 1000)
+    with pytest.raises(
+        InvalidValueError, match="holds tokens of 1000 kinds, and this workload reads text as bytes"
+    ):
+        load_bytes(str(tmp_path / "tokens.npy"), seq_len=64)
+
+
+def test_a_training_that_diverged_is_said(tmp_path: Path, text: str) -> None:
+    settings = dataclasses.replace(PRESETS["smoke"], data=text, teacher_lr=1e30)
+    request = RunRequest(
+        runs_dir=tmp_path, workload="distillation", preset="smoke", seed=0, settings=settings
+    )
+    with pytest.raises(InvalidValueError, match=r"The loss of 'teacher' is nan: .* smaller teacher_lr"):
+        WORKLOAD.train(request)
 
 
 def test_a_text_that_the_oracle_would_read_twice_is_refused_before_anything_is_written(

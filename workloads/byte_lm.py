@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Literal, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from profiler.errors import InvalidValueError
+from workloads.corpus import Corpus, load_corpus
 from workloads.kv_cache import KeyValueCache
 from workloads.learning_rate import set_rate, trapezoid
 from workloads.transformer import Transformer
@@ -18,6 +22,8 @@ from workloads.trial import Arm, Trial
 
 Precision = Literal["32", "bf16"]
 Labels = TypeVar("Labels")
+Batches = Sequence[tuple[Tensor, Tensor]]
+"""Inputs and targets, each int64 of shape (batch, time)."""
 
 COOLDOWN = 0.3
 
@@ -41,6 +47,72 @@ class Recipe:
     warmup_steps: int = 30
     weight_decay: float = 0.1
     precision: Precision = "32"
+
+
+def load_bytes(path: str | None, *, seq_len: int) -> Corpus:
+    """A text, as `load_corpus` reads it.
+
+    Raises:
+        InvalidValueError: It is no text but tokens.
+    """
+    corpus = load_corpus(path, seq_len=seq_len)
+    if corpus.num_ids != 256:
+        raise InvalidValueError(
+            f"{corpus.description} holds tokens of {corpus.num_ids} kinds, and this workload reads text as bytes. Give"
+            " a text with '--set data=PATH', or leave data out."
+        )
+    return corpus
+
+
+def set_aside(
+    corpus: Corpus, sizes: Sequence[int], *, seq_len: int, device: torch.device, batch_size: int = 16
+) -> list[Batches]:
+    """Parts of the validation text that have no sequence in common, each from all over it: the same for every seed.
+
+    Args:
+        corpus: Whose.
+        sizes: Sequences of each part.
+        seq_len: Tokens of each sequence.
+        device: Where they are wanted.
+        batch_size: Sequences of a batch, at most.
+
+    Raises:
+        InvalidValueError: The text is too short.
+    """
+    wanted = sum(sizes)
+    one_by_one = corpus.validation_batches(num_sequences=wanted, batch_size=1, seq_len=seq_len)
+    sequences = [(inputs.to(device), targets.to(device)) for inputs, targets in one_by_one]
+    if len(sequences) < wanted:
+        raise InvalidValueError(
+            f"{corpus.description} has {len(sequences)} sequences of {seq_len} to judge by, and {wanted} are asked for."
+            " Give a longer text with '--set data=PATH', or ask for fewer."
+        )
+    order = torch.randperm(wanted, generator=torch.Generator().manual_seed(0)).tolist()
+    parts = [order[end - size : end] for size, end in zip(sizes, accumulate(sizes), strict=True)]
+    return [
+        [
+            _joined([sequences[i] for i in part[first : first + batch_size]])
+            for first in range(0, len(part), batch_size)
+        ]
+        for part in parts
+    ]
+
+
+def _joined(sequences: Batches) -> tuple[Tensor, Tensor]:
+    return torch.cat([x for x, _ in sequences]), torch.cat([y for _, y in sequences])
+
+
+def check_finite(what: str, value: float, rate: str) -> None:
+    """Refuse to go on from a training that diverged.
+
+    Raises:
+        InvalidValueError: The value is not finite; `rate` is the setting to lower.
+    """
+    if not math.isfinite(value):
+        raise InvalidValueError(
+            f"{what} is {value}: its training diverged, and nothing that follows from it would mean anything. Give a"
+            f" smaller {rate}."
+        )
 
 
 def make_model(config: TransformerConfig, trial: Trial) -> Transformer:

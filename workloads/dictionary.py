@@ -13,6 +13,7 @@ What we change: bytes, a model of 0.6 million parameters, classes of characters 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -21,14 +22,23 @@ import torch
 from torch import Tensor
 
 from profiler.errors import InvalidValueError
-from workloads.byte_lm import Precision, Recipe, cross_entropy, make_model, train
+from workloads.byte_lm import (
+    Batches,
+    Precision,
+    Recipe,
+    check_finite,
+    cross_entropy,
+    load_bytes,
+    make_model,
+    set_aside,
+    train,
+)
 from workloads.character_classes import CLASSES, CharClass, best_f1, class_ids, mean_f1, of_classes
-from workloads.corpus import Corpus, load_corpus
+from workloads.corpus import Corpus
 from workloads.experiment import CommonSettings, Experiment
 from workloads.learning_rate import set_rate, trapezoid
 from workloads.residual_stream import (
     JUDGED_DOSE,
-    Batches,
     Dose,
     Site,
     choose_feature,
@@ -45,6 +55,7 @@ from workloads.sparse_autoencoder import (
     survey,
     unexplained_by_pca,
 )
+from workloads.transformer import Transformer
 from workloads.transformer_config import TransformerConfig, num_params
 from workloads.trial import Arm, Trial
 from workloads.verdict import Cost, Verdict, judged
@@ -209,23 +220,23 @@ class Findings:
 
 def judge(found: Findings) -> Verdict:
     """Hold findings against the criterion."""
-    enough = found.tokens >= LEAST_TOKENS
     recovered = found.recovered
+    is_test = found.tokens >= LEAST_TOKENS and recovered is not None
     steered = next(dose for dose in found.doses if dose.dose == JUDGED_DOSE)
-    probabilities = [dose.probability for dose in found.doses]
-    rises = all(b >= a for a, b in pairwise(probabilities))
     checks = {
         f"FVU is at most {MOST_UNEXPLAINED:.2f}": found.fvu <= MOST_UNEXPLAINED,
         "FVU is below that of principal components": found.fvu < found.fvu_pca,
         f"at most {MOST_DEAD:.0%} of features are dead": found.dead <= MOST_DEAD,
-        f"at least {LEAST_RECOVERED:.0%} of the loss is recovered": None
-        if recovered is None
-        else recovered >= LEAST_RECOVERED,
-        f"steering multiplies the class's probability by {LEAST_STEERING:g}": steered.probability
-        >= LEAST_STEERING * found.base,
-        f"it does {LEAST_STEERING:g} times what random features do": steered.probability
-        >= LEAST_STEERING * steered.control,
-        "the probability falls at no dose": rises,
+        f"at least {LEAST_RECOVERED:.0%} of the loss is recovered": (recovered or 0.0) >= LEAST_RECOVERED,
+        f"steering multiplies the class's probability by {LEAST_STEERING:g}": (
+            steered.probability >= LEAST_STEERING * found.base
+        ),
+        f"it does {LEAST_STEERING:g} times what random features do": (
+            steered.probability >= LEAST_STEERING * steered.control
+        ),
+        "the probability falls at no dose": all(
+            b.probability >= a.probability for a, b in pairwise(found.doses)
+        ),
     }
     figures = {
         "FVU": found.fvu,
@@ -243,13 +254,12 @@ def judge(found: Findings) -> Verdict:
         "loss, random features at 2x": steered.control_loss,
         "held-out tokens": found.tokens,
     }
-    return judged({name: holds if enough else None for name, holds in checks.items()}, figures)
+    return judged({words: holds if is_test else None for words, holds in checks.items()}, figures)
 
 
-def answer(trial: Trial) -> Verdict:
-    """Train the language model, learn what is in its stream, name it, and steer by it."""
+def learn_language(trial: Trial, text: Text) -> tuple[Transformer, Arm]:
+    """Train the language model as an arm."""
     settings: DictionarySettings = trial.settings
-    text = read_text(trial)
     model = make_model(settings.config(text.corpus.vocab_size), trial)
     recipe = Recipe(
         steps=settings.lm_steps,
@@ -257,12 +267,21 @@ def answer(trial: Trial) -> Verdict:
         lr=settings.lm_lr,
         precision=settings.precision,
     )
-    with trial.arm("language model", params=num_params(model.config)) as writer:
-        for _ in train(trial, writer, model, text.training_batch, cross_entropy, recipe):
+    with trial.arm("language model", params=num_params(model.config)) as arm:
+        for _ in train(trial, arm, model, text.training_batch, cross_entropy, recipe):
             pass
-    model.requires_grad_(False)
-    with trial.apart("data"):
+    return model.requires_grad_(False), arm
+
+
+def answer(trial: Trial) -> Verdict:
+    """Train the language model, learn what is in its stream, name it, and steer by it."""
+    settings: DictionarySettings = trial.settings
+    text = read_text(trial)
+    model, writer = learn_language(trial, text)
+    with trial.apart("data") as reading:
         site, vectors = open_site(model, settings.site, text.harvest())
+        check_finite("The language model's residual stream", float(site.scale), "lm_lr")
+    with trial.apart("data"):
         held_out = site.vectors(text.held_out)
         null_site, null_vectors = open_site(randomised(model, trial.seed), settings.site, text.harvest())
         null_held_out = null_site.vectors(text.held_out)
@@ -270,6 +289,7 @@ def answer(trial: Trial) -> Verdict:
     null, _ = learn_dictionary(trial, "dictionary of a random transformer", null_vectors, null_held_out, None)
     with trial.apart():
         found, fvu_random = survey(dictionary, held_out), survey(null, null_held_out).fvu
+        check_finite("The variance that the dictionary leaves unexplained", found.fvu, "fit_lr")
         fvu_pca = unexplained_by_pca(vectors, held_out, settings.k)
         mean_f1s = name_features(
             trial,
@@ -299,6 +319,7 @@ def answer(trial: Trial) -> Verdict:
     )
     costs = {
         "joules of the language model": Cost(windows=writer.windows),
+        "joules of reading its stream": Cost(windows=reading),
         "joules of the dictionary": Cost(windows=learner.windows),
     }
     return dataclasses.replace(verdict, figures={**verdict.figures, **mean_f1s}, costs=costs)
@@ -306,13 +327,13 @@ def answer(trial: Trial) -> Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """What the models read: all on the trial's device, `held_out`, `choosing` and `steered` without a common token."""
+    """What the models read, on the trial's device: three parts of the validation text have no sequence in common."""
 
     trial: Trial
     corpus: Corpus
-    held_out: Batches
-    choosing: Batches
     steered: Batches
+    choosing: Batches
+    held_out: Batches
 
     def training_batch(self, step: int) -> tuple[Tensor, Tensor]:
         """Of the language model, by step."""
@@ -325,7 +346,7 @@ class Text:
     def harvest(self) -> Iterator[tuple[Tensor, Tensor]]:
         """What the autoencoder learns from, at least `fit_sequences`."""
         settings: DictionarySettings = self.trial.settings
-        return map(self.training_batch, range(-(-settings.fit_sequences // settings.batch_size)))
+        return map(self.training_batch, range(math.ceil(settings.fit_sequences / settings.batch_size)))
 
     @property
     def characters(self) -> Tensor:
@@ -336,26 +357,12 @@ class Text:
 def read_text(trial: Trial) -> Text:
     """Read the text and set its parts aside."""
     settings: DictionarySettings = trial.settings
+    steered, choosing = settings.steer_sequences, math.ceil(settings.steer_sequences / 4)
+    sizes = (steered, choosing, settings.held_out_sequences)
     with trial.apart("data"):
-        corpus = load_corpus(settings.data, seq_len=settings.seq_len)
-        choosing = -(-settings.steer_sequences // 4)
-        wanted = settings.held_out_sequences + choosing + settings.steer_sequences
-        batches = corpus.validation_batches(num_sequences=wanted, batch_size=1, seq_len=settings.seq_len)
-        sequences = [(x.to(trial.device), y.to(trial.device)) for x, y in batches]
-    if len(sequences) < wanted:
-        raise InvalidValueError(
-            f"{corpus.description} has {len(sequences)} sequences of {settings.seq_len} to judge by, and {wanted} are"
-            " asked for. Give a longer text with '--set data=PATH', or fewer held_out_sequences."
-        )
-    ends = (settings.steer_sequences, settings.steer_sequences + choosing)
-    mixed = [sequences[i] for i in torch.randperm(wanted, generator=torch.Generator().manual_seed(0))]
-    steered, chosen, rest = mixed[: ends[0]], mixed[ends[0] : ends[1]], mixed[ends[1] :]
-    return Text(trial, corpus, *(_batched(part) for part in (rest, chosen, steered)))
-
-
-def _batched(sequences: Batches, size: int = 16) -> Batches:
-    parts = (sequences[i : i + size] for i in range(0, len(sequences), size))
-    return [(torch.cat([x for x, _ in part]), torch.cat([y for _, y in part])) for part in parts]
+        corpus = load_bytes(settings.data, seq_len=settings.seq_len)
+        parts = set_aside(corpus, sizes, seq_len=settings.seq_len, device=trial.device)
+    return Text(trial, corpus, *parts)
 
 
 def _same(x: Tensor) -> Tensor:
@@ -391,9 +398,9 @@ def steer_all(
     """Choose a feature and random controls that fire as well, and record what each dose does."""
     settings: DictionarySettings = trial.settings
     feature = choose_feature(site, model, found.largest, text.choosing, ids, settings.candidates)
-    alive = [f for f in found.largest.nonzero().flatten().tolist() if f != feature]
-    order = torch.randperm(len(alive), generator=torch.Generator().manual_seed(trial.seed)).tolist()
-    controls = [alive[i] for i in order[: settings.controls]]
+    order = torch.randperm(settings.features, generator=torch.Generator().manual_seed(trial.seed)).tolist()
+    others = sorted((f for f in order if f != feature), key=lambda f: bool(found.largest[f] == 0))
+    controls = others[: settings.controls]  # those that never fire come last
     for dose in steer(site, model, feature, float(found.largest[feature]), controls, text.steered, ids):
         trial.point("steering", feature=feature, kind=settings.steer, **dataclasses.asdict(dose))
         yield dose
@@ -457,5 +464,5 @@ WORKLOAD = Experiment(
     seeds=3,
     shown_in=3,
     precision=lambda settings: str(settings.precision),
-    data=lambda settings: {"data_sha256": load_corpus(settings.data, seq_len=settings.seq_len).sha256},
+    data=lambda settings: {"data_sha256": load_bytes(settings.data, seq_len=settings.seq_len).sha256},
 )

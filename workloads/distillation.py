@@ -19,16 +19,24 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from profiler.errors import InvalidValueError
-from workloads.byte_lm import Precision, Recipe, cross_entropy, make_model, sequence_losses, train, write
-from workloads.corpus import Corpus, load_corpus, windows_at
+from workloads.byte_lm import (
+    Precision,
+    Recipe,
+    check_finite,
+    cross_entropy,
+    load_bytes,
+    make_model,
+    sequence_losses,
+    train,
+    write,
+)
+from workloads.corpus import Corpus, windows_at
 from workloads.experiment import CommonSettings, Experiment
-from workloads.lesson import Lesson, make_lesson, soft_cross_entropy
+from workloads.lesson import Lesson, make_lesson, real_text, soft_cross_entropy, with_text
 from workloads.settings_checks import check_choice, check_positive
 from workloads.transformer import Transformer
 from workloads.transformer_config import TransformerConfig, num_params
@@ -142,19 +150,6 @@ def num_all_params(config: TransformerConfig) -> int:
     return num_params(config) + config.vocab_size * config.d_model
 
 
-def real_text(corpus: Corpus, num_bytes: int, *, seq_len: int, seed: int) -> Corpus:
-    """A corpus of which only so much is there to train on: windows from all over it."""
-    count = len(corpus.train) // seq_len
-    chosen = windows_at(0, batch_size=num_bytes // seq_len, num_windows=count, seed=seed)
-    return with_text(corpus, [corpus.train[each * seq_len : (each + 1) * seq_len] for each in chosen])
-
-
-def with_text(corpus: Corpus, windows: Sequence[npt.NDArray[Any]]) -> Corpus:
-    """A corpus with other text to train on."""
-    text = np.empty(sum(map(len, windows)), dtype=corpus.train.dtype)
-    return dataclasses.replace(corpus, train=np.concatenate(windows, out=text, casting="unsafe"))
-
-
 @dataclass(frozen=True, slots=True)
 class Trained:
     """A model after its training: its losses on each validation sequence at its best, and the time it trained."""
@@ -201,17 +196,18 @@ class School:
                         losses = sequence_losses(model, self.validation)
                     best = losses if best is None or losses.mean() < best.mean() else best
         assert best is not None
-        return Trained(name, model, best, arm.windows)
+        trained = Trained(name, model, best, arm.windows)
+        check_finite(f"The loss of {name!r}", trained.loss, f"{who}_lr")
+        return trained
 
     def batches(self, corpus: Corpus, *, seed: int) -> BatchAt:
         """Batches of a corpus by step."""
-        size, device = (
-            {"batch_size": self.settings.batch_size, "seq_len": self.settings.seq_len},
-            self.trial.device,
-        )
+        settings, device = self.settings, self.trial.device
 
         def at(step: int) -> tuple[Tensor, Tensor]:
-            inputs, targets = corpus.train_batch(step, **size, seed=seed)
+            inputs, targets = corpus.train_batch(
+                step, batch_size=settings.batch_size, seq_len=settings.seq_len, seed=seed
+            )
             return inputs.to(device), targets.to(device)
 
         return at
@@ -274,19 +270,17 @@ def judge(
 ) -> Verdict:
     """Hold the curve against the criterion."""
     least, most = curve[0], curve[-1]
-    is_test = sequences >= LEAST_SEQUENCES
+    is_test = sequences >= LEAST_SEQUENCES and teacher_loss < most.oracle
     checks = {
-        f"the teacher's labels were better than {least.real_bytes:,} bytes of real text": least.gain
-        > least.gain_half_width
-        if is_test
-        else None,
-        f"{most.real_bytes:,} bytes of real text were better than the teacher's labels": most.gain
-        < -most.gain_half_width
-        if is_test
-        else None,
-        "the teacher was better than the oracle student": True if teacher_loss < most.oracle else None,
-        "the student has less than 1/100 of the teacher's parameters": student_params
-        < LARGEST_SHARE * teacher_params,
+        f"the teacher's labels were better than {least.real_bytes:,} bytes of real text": (
+            least.gain > least.gain_half_width
+        ),
+        f"{most.real_bytes:,} bytes of real text were better than the teacher's labels": (
+            most.gain < -most.gain_half_width
+        ),
+        "the student has less than 1/100 of the teacher's parameters": (
+            student_params < LARGEST_SHARE * teacher_params
+        ),
     }
     figures = {
         "gain with the least real text (nats/token)": least.gain,
@@ -299,8 +293,9 @@ def judge(
         "loss of the student by hard labels": most.hard,
         "loss of the oracle student": most.oracle,
         "teacher's parameters / student's": teacher_params / student_params,
+        "sequences judged": sequences,
     }
-    return judged(checks, figures)
+    return judged({words: holds if is_test else None for words, holds in checks.items()}, figures)
 
 
 def answer(trial: Trial) -> Verdict:
@@ -362,7 +357,7 @@ def read_text(settings: DistillationSettings) -> Corpus:
     Raises:
         InvalidValueError: The oracle, or a student, would read something twice: its data were not unlimited.
     """
-    corpus = load_corpus(settings.data, seq_len=settings.seq_len)
+    corpus = load_bytes(settings.data, seq_len=settings.seq_len)
     needed = max(settings.student_steps * settings.batch_size * settings.seq_len, *settings.real_bytes)
     if needed > len(corpus.train):
         raise InvalidValueError(

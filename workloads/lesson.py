@@ -1,15 +1,33 @@
-"""What a teacher writes, and what it thought while it wrote: hard and soft labels for a student."""
+"""What students read: real text, and what a teacher writes with what it thought meanwhile, hard and soft labels."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from workloads.byte_lm import write
+from workloads.corpus import Corpus, windows_at
 from workloads.transformer import Transformer
+
+
+def real_text(corpus: Corpus, num_bytes: int, *, seq_len: int, seed: int) -> Corpus:
+    """A corpus of which only so much is there to train on: windows from all over it."""
+    count = len(corpus.train) // seq_len
+    chosen = windows_at(0, batch_size=num_bytes // seq_len, num_windows=count, seed=seed)
+    return with_text(corpus, [corpus.train[each * seq_len : (each + 1) * seq_len] for each in chosen])
+
+
+def with_text(corpus: Corpus, windows: Sequence[npt.NDArray[Any]]) -> Corpus:
+    """A corpus with other text to train on."""
+    text = np.empty(sum(map(len, windows)), dtype=corpus.train.dtype)
+    return dataclasses.replace(corpus, train=np.concatenate(windows, out=text, casting="unsafe"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from workloads.byte_lm import Batches
 from workloads.sparse_autoencoder import SparseAutoencoder
 from workloads.transformer import Transformer
 
-Batches = Sequence[tuple[Tensor, Tensor]]
 Edit = Callable[[Tensor], Tensor]
 
 DOSES = (0.0, 0.5, 1.0, 2.0, 4.0)
