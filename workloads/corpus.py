@@ -90,10 +90,10 @@ class Corpus:
             Inputs and targets, int64 of shape (batch_size, seq_len): each target is the token after its
             input, and the first input of each sequence is `bos`.
         """
-        num_windows = len(self.train) // seq_len
-        rows = range(position * batch_size, (position + 1) * batch_size)
-        windows = [_window_order(num_windows, seed, row // num_windows)[row % num_windows] for row in rows]
-        return self._batch(self.train, [int(window) * seq_len for window in windows], seq_len)
+        windows = windows_at(
+            position, batch_size=batch_size, num_windows=len(self.train) // seq_len, seed=seed
+        )
+        return self._batch(self.train, [window * seq_len for window in windows], seq_len)
 
     def validation_batches(
         self, *, num_sequences: int, batch_size: int, seq_len: int
@@ -140,6 +140,12 @@ def load_corpus(path: str | None, *, seq_len: int, vocab_size: int | None = None
     else:
         stream, num_ids = np.frombuffer(b"".join(_read_text(file) for file in files), dtype=np.uint8), 256
     return _split(stream, name=name, num_ids=num_ids, num_files=len(files), seq_len=seq_len)
+
+
+def windows_at(position: int, *, batch_size: int, num_windows: int, seed: int) -> list[int]:
+    """Which windows make the batch at a position: as `Corpus.train_batch` says."""
+    rows = range(position * batch_size, (position + 1) * batch_size)
+    return [int(_window_order(num_windows, seed, row // num_windows)[row % num_windows]) for row in rows]
 
 
 def repetition(corpus: Corpus, tokens: int) -> str | None:

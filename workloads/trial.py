@@ -7,6 +7,7 @@ recorded beside it.
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -166,15 +167,21 @@ class Trial:
             yield
 
     @contextmanager
-    def apart(self, phase: Phase = "validation") -> Iterator[None]:
-        """What is no training: evaluations, or with "data" the making of data. Not charged to the open arm."""
-        arm = self._open
+    def apart(self, phase: Phase = "validation") -> Iterator[list[tuple[float, float]]]:
+        """What is no training: evaluations, or with "data" the making of data. Not charged to the open arm.
+
+        Yields:
+            A list that holds its window when it has ended: for a `Cost` of its own.
+        """
+        arm, start_s = self._open, self.now()
+        window: list[tuple[float, float]] = []
         if arm is not None:
             arm.pause()
         try:
             with self.run.phase(phase), torch.no_grad():
-                yield
+                yield window
         finally:
+            window.append((start_s, self.now()))
             if arm is not None:
                 arm.resume()
 
@@ -194,6 +201,7 @@ class Trial:
             "reason": verdict.reason,
             "figures": dict(verdict.figures),
             "costs": costs,
+            "break_even": {name: dataclasses.asdict(each) for name, each in verdict.break_even.items()},
             **facts,
         }
         self.run.mark("phenomenon", start_s=self.now(), note=note)

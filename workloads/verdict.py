@@ -32,6 +32,25 @@ class Cost:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BreakEven:
+    """What was paid once so that each later use costs less; after how many uses it has paid, in joules, is read later.
+
+    Attributes:
+        paid: The windows in which it was paid, disjoint.
+        before: Windows of uses as they were.
+        uses_before: How many uses these were.
+        after: Windows of uses as they are now.
+        uses_after: How many.
+    """
+
+    paid: Windows
+    before: Windows
+    uses_before: int
+    after: Windows
+    uses_after: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
     """What a run showed.
 
@@ -40,12 +59,14 @@ class Verdict:
         reason: Which part of the criterion failed or could not be judged; for "shown", what was seen.
         figures: The numbers that the criterion was held against, by name with unit; None is unknown.
         costs: What of it is priced in joules, by name.
+        break_even: What of it may pay for itself, by name with the unit of a use.
     """
 
     outcome: Outcome
     reason: str
     figures: Mapping[str, Figure]
     costs: Mapping[str, Cost] = field(default_factory=dict)
+    break_even: Mapping[str, BreakEven] = field(default_factory=dict)
 
 
 def judged(

@@ -13,6 +13,7 @@ from typing import Any
 
 import polars as pl
 
+from profiler.metrics.break_even import break_even
 from profiler.metrics.carbon import use_of
 from profiler.metrics.devices import DeviceCurve, Windows, device_curves, windows_on
 from profiler.store.manifest import Manifest
@@ -44,6 +45,10 @@ def phenomenon(run: StoredRun, curves: Sequence[DeviceCurve]) -> dict[str, Any] 
         "costs": [
             {"cost": name, **_price(cost["windows"], leader, curves), "is_bound": cost["is_bound"]}
             for name, cost in last["costs"].items()
+        ],
+        "break_even": [
+            {"of": name, **_break_even(each, leader, curves)}
+            for name, each in last.get("break_even", {}).items()
         ],
         "arms": [_arm(note, leader, curves) for _, note in _notes(leader, "arm")],
         "seeds": last.get("seeds"),
@@ -130,6 +135,13 @@ _UNPRICED: Mapping[str, Any] = {
 def _arm(note: Mapping[str, Any], leader: StoredProcess, curves: Sequence[DeviceCurve]) -> dict[str, Any]:
     facts = {key: value for key, value in note.items() if key not in ("arm", "windows")}
     return {"arm": note["arm"], **_price(note["windows"], leader, curves), "facts": facts}
+
+
+def _break_even(
+    each: Mapping[str, Any], leader: StoredProcess, curves: Sequence[DeviceCurve]
+) -> dict[str, Any]:
+    prices = {part: _price(each[part], leader, curves) for part in ("paid", "before", "after")}
+    return break_even(**prices, uses_before=each["uses_before"], uses_after=each["uses_after"])
 
 
 def _price(windows: Windows, leader: StoredProcess, curves: Sequence[DeviceCurve]) -> dict[str, Any]:

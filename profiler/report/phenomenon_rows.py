@@ -29,7 +29,8 @@ def phenomenon_rows(summary: Mapping[str, Any]) -> list[RenderableType]:
     lines = [head, Text(f"criterion: {found['criterion']}", style="dim")]
     seeds = seeds_sentence(found)
     figures = Table.grid(padding=(0, 2))
-    for name, value in {**figure_texts(found["figures"]), **cost_texts(found)}.items():
+    texts = {**figure_texts(found["figures"]), **cost_texts(found), **break_even_texts(found)}
+    for name, value in texts.items():
         figures.add_row(Text(f"  {name}", style="dim"), Text(value))
     arms = new_table("training", "steps", "time", "energy")
     for arm in found["arms"]:
@@ -57,6 +58,18 @@ def figure_texts(figures: Mapping[str, Any]) -> dict[str, str]:
 def cost_texts(found: Mapping[str, Any]) -> dict[str, str]:
     """What parts of the experiment cost; of what had not come by the end it is a lower bound."""
     return {cost["cost"]: f"{'> ' if cost['is_bound'] else ''}{price_text(cost)}" for cost in found["costs"]}
+
+
+def break_even_texts(found: Mapping[str, Any]) -> dict[str, str]:
+    """After how many uses parts of the experiment have paid for themselves, or why that is unknown."""
+    return {each["of"]: _uses(each) for each in found.get("break_even", ())}
+
+
+def _uses(each: Mapping[str, Any]) -> str:
+    if each["uses"] is None:
+        return f"{UNKNOWN}: {each['reason']}"
+    most = "no end" if each["most"] is None else f"{each['most']:,.0f}"
+    return marked(f"{each['uses']:,.0f} ({each['least']:,.0f} to {most})", each["source"])
 
 
 def price_text(price: Mapping[str, Any]) -> str:
