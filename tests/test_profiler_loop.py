@@ -89,8 +89,10 @@ def test_each_step_is_cut_into_its_phases_without_a_gap(tmp_path: Path):
                 spin(0.02)
             with run.phase("backward"):
                 spin(0.01)
-    steps = stored(tmp_path).processes[0].columns(
-        "steps", "duration_s", "data_s", "forward_s", "backward_s", "optimizer_s", "other_s"
+    steps = (
+        stored(tmp_path)
+        .processes[0]
+        .columns("steps", "duration_s", "data_s", "forward_s", "backward_s", "optimizer_s", "other_s")
     )
     parts = steps.select(pl.sum_horizontal(pl.exclude("duration_s"))).to_series()
     assert parts.to_list() == pytest.approx(steps["duration_s"].to_list())
@@ -257,7 +259,10 @@ def test_a_folder_that_cannot_be_written_costs_the_record_only(tmp_path: Path, c
         ({"peak_flops_per_s": -1.0}, r"peak_flops_per_s=-1\.0 is no number of FLOP/s above 0"),
         ({"idle_s": -2.0}, r"idle"),
         ({"second_opinion": "crystal ball"}, r"crystal ball"),
-        ({"device": "toaster"}, r"device='toaster' is no device of torch\. Give one, such as 'cpu' or 'cuda'"),
+        (
+            {"device": "toaster"},
+            r"device='toaster' is no device of torch\. Give one, such as 'cpu' or 'cuda'",
+        ),
     ],
 )
 def test_wrong_arguments_are_refused_before_any_training(tmp_path: Path, wrong: dict[str, Any], message: str):

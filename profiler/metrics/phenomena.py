@@ -8,6 +8,7 @@ training and not with evaluations; a point with the arm's windows up to it.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -18,6 +19,9 @@ from profiler.metrics.devices import DeviceCurve, Windows, device_curves, window
 from profiler.store.manifest import Manifest
 from profiler.store.process import StoredProcess
 from profiler.store.run import StoredRun
+
+Found = tuple[Manifest, Mapping[str, Any]]
+"""Whose verdict it is, and the verdict, as `phenomenon` gives it."""
 
 NOT_CONCLUDED = "the training did not come to its end"
 
@@ -63,13 +67,17 @@ def phenomenon_curves(run: StoredRun) -> dict[str, pl.DataFrame]:
     if leader is None:
         return {}
     curves = device_curves(run.processes)
-    trained = {note["arm"]: note["windows"] for _, note in _notes(leader, "arm")}
+    trained: dict[str, list[Sequence[float]]] = {}
+    for _, note in _notes(leader, "arm"):
+        trained.setdefault(note["arm"], []).extend(note["windows"])
     rows: dict[str, list[dict[str, Any]]] = {}
     for time_s, note in _notes(leader, "curve"):
-        windows = trained.get(note["arm"])
+        windows = trained.get(note.get("arm"))
         price = _UNPRICED if windows is None else _price(_until(time_s, windows), leader, curves)
         values = {key: value for key, value in note.items() if key not in ("curve", "arm")}
-        rows.setdefault(note["curve"], []).append({"arm": note["arm"], "time_s": time_s, **values, **price})
+        rows.setdefault(note["curve"], []).append(
+            {"arm": note.get("arm"), "time_s": time_s, **values, **price}
+        )
     return {name: pl.DataFrame(points, infer_schema_length=None) for name, points in rows.items()}
 
 
@@ -81,42 +89,48 @@ def over_seeds(found: Sequence[tuple[Manifest, Mapping[str, Any]]]) -> list[dict
 
     Returns:
         One entry an experiment: `workload`, `preset`, `settings`, `criterion`, `seeds` (those that were run, each
-        once, the newest), `shown`, `asked_seeds`, `shown_in` and `outcome`: "can't tell" where seeds are missing.
+        once), `runs` (their names), `shown`, `asked_seeds`, `shown_in` and `outcome`: "can't tell" where seeds are
+        missing. Of several runs of a seed the last in the order given counts, unless only an earlier one concluded.
+        Of more seeds than are asked for the same share must show, so that nobody can try until enough have.
     """
-    groups: dict[str, dict[int | None, tuple[Manifest, Mapping[str, Any]]]] = {}
+    groups: dict[str, dict[int | None, Found]] = {}
     for manifest, one in found:
         key = json.dumps(
             [manifest.workload, manifest.preset, manifest.settings, one["criterion"]], default=str
         )
-        groups.setdefault(key, {})[manifest.seed] = (manifest, one)
+        group = groups.setdefault(key, {})
+        if one["shown_in"] is not None or manifest.seed not in group:
+            group[manifest.seed] = (manifest, one)
     return [_over_seeds(list(group.values())) for group in groups.values()]
 
 
-def _over_seeds(group: Sequence[tuple[Manifest, Mapping[str, Any]]]) -> dict[str, Any]:
+def _over_seeds(group: Sequence[Found]) -> dict[str, Any]:
     manifest, one = group[-1]
-    known = [verdict for _, verdict in group if verdict["shown_in"] is not None]
-    asked = max((verdict["seeds"] for verdict in known), default=None)
-    needed = max((verdict["shown_in"] for verdict in known), default=None)
-    shown = sum(verdict["outcome"] == "shown" for _, verdict in group)
-    refuted = sum(verdict["outcome"] == "not shown" for _, verdict in group)
-    outcome = "can't tell"
-    if asked is None or needed is None:
-        pass
-    elif shown >= needed and len(known) >= asked:
-        outcome = "shown"
-    elif refuted > asked - needed:
-        outcome = "not shown"
+    concluded = [verdict for _, verdict in group if verdict["shown_in"] is not None]
+    asked = max((verdict["seeds"] for verdict in concluded), default=None)
+    shown_in = max((verdict["shown_in"] for verdict in concluded), default=None)
+    outcomes = [verdict["outcome"] for verdict in concluded]
     return {
         "workload": manifest.workload,
         "preset": manifest.preset,
         "settings": manifest.settings,
         "criterion": one["criterion"],
         "seeds": sorted(manifest.seed for manifest, _ in group if manifest.seed is not None),
-        "shown": shown,
+        "runs": [manifest.run_id for manifest, _ in group],
+        "shown": outcomes.count("shown"),
         "asked_seeds": asked,
-        "shown_in": needed,
-        "outcome": outcome,
+        "shown_in": shown_in,
+        "outcome": "can't tell" if asked is None else _outcome(outcomes, asked, shown_in),
     }
+
+
+def _outcome(outcomes: Sequence[str], asked: int, shown_in: int) -> str:
+    seeds = max(asked, len(outcomes))
+    needed = math.ceil(shown_in * seeds / asked)
+    if outcomes.count("not shown") > seeds - needed:
+        return "not shown"
+    enough = len(outcomes) >= asked and outcomes.count("shown") >= needed
+    return "shown" if enough else "can't tell"
 
 
 _UNPRICED: Mapping[str, Any] = {
@@ -154,8 +168,18 @@ def _leader(run: StoredRun) -> StoredProcess | None:
     return max(leaders, key=lambda process: process.facts.attempt, default=None)
 
 
+_KEYS = {
+    "arm": {"arm", "windows"},
+    "curve": {"curve"},
+    "phenomenon": {"outcome", "reason", "figures", "costs"},
+}
+"""What a note has to hold to be an experiment's: a mark of the same kind may be anybody's."""
+
+
 def _notes(process: StoredProcess, kind: str) -> Iterator[tuple[float, dict[str, Any]]]:
     """Time and note of each mark of a kind, in order."""
     marks = process.marks.filter(pl.col("kind") == kind)
-    for start_s, note in marks.select("start_s", "note").rows():
-        yield start_s, json.loads(note)
+    for start_s, text in marks.select("start_s", "note").rows():
+        note = json.loads(text or "null")
+        if isinstance(note, dict) and _KEYS[kind] <= note.keys():
+            yield start_s, note
