@@ -1,4 +1,4 @@
-"""What an experiment showed and cost: arms are charged with their training, curves as far as they came, seeds together."""
+"""What an experiment showed and cost: arms are charged with their training, curves up to each point, seeds together."""
 
 from __future__ import annotations
 

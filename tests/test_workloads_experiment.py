@@ -1,4 +1,4 @@
-"""What every experiment stands on: trials that charge arms with their training only, verdicts, and the command around."""
+"""What every experiment stands on: trials that charge arms with training only, verdicts, the command around."""
 
 from __future__ import annotations
 
@@ -113,12 +113,16 @@ def test_an_arm_that_its_own_code_paused_is_not_resumed_by_an_evaluation():
     assert arm.windows == [(0.0, 1.0), (3.0, 4.0)]
 
 
+def fail_at(run: FakeRun, now_s: float) -> None:
+    run.now_s = now_s
+    raise KeyError
+
+
 def test_an_arm_that_raises_is_stored_with_what_it_took():
     run = FakeRun()
     trial = trial_on(run)
     with pytest.raises(KeyError), trial.arm("student"):
-        run.now_s = 1.0
-        raise KeyError
+        fail_at(run, 1.0)
     assert run.notes("arm")[0]["windows"] == [[0.0, 1.0]]
 
 

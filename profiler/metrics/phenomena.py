@@ -67,7 +67,7 @@ def phenomenon_curves(run: StoredRun) -> dict[str, pl.DataFrame]:
     if leader is None:
         return {}
     curves = device_curves(run.processes)
-    trained: dict[str, list[Sequence[float]]] = {}
+    trained: dict[Any, list[tuple[float, float]]] = {}
     for _, note in _notes(leader, "arm"):
         trained.setdefault(note["arm"], []).extend(note["windows"])
     rows: dict[str, list[dict[str, Any]]] = {}
@@ -107,8 +107,7 @@ def over_seeds(found: Sequence[tuple[Manifest, Mapping[str, Any]]]) -> list[dict
 def _over_seeds(group: Sequence[Found]) -> dict[str, Any]:
     manifest, one = group[-1]
     concluded = [verdict for _, verdict in group if verdict["shown_in"] is not None]
-    asked = max((verdict["seeds"] for verdict in concluded), default=None)
-    shown_in = max((verdict["shown_in"] for verdict in concluded), default=None)
+    asked, shown_in = (max((v[key] for v in concluded), default=None) for key in ("seeds", "shown_in"))
     outcomes = [verdict["outcome"] for verdict in concluded]
     return {
         "workload": manifest.workload,
@@ -120,7 +119,7 @@ def _over_seeds(group: Sequence[Found]) -> dict[str, Any]:
         "shown": outcomes.count("shown"),
         "asked_seeds": asked,
         "shown_in": shown_in,
-        "outcome": "can't tell" if asked is None else _outcome(outcomes, asked, shown_in),
+        "outcome": _outcome(outcomes, asked, shown_in) if asked and shown_in else "can't tell",
     }
 
 
