@@ -142,7 +142,9 @@ def two_arms(played: Played, outcome: str = "shown", seeds: int = 1, shown_in: i
 
 # -- every workload's curves, as its recipe saw them -------------------------------------------------------------
 
-_PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAIAAAABCAAAAADRSSBWAAAAC0lEQVR4nGNgaAAAAIMAgfG8aHoAAAAASUVORK5CYII="
+_PIXEL = (
+    "iVBORw0KGgoAAAANSUhEUgAAAAgAAAABCAAAAADGa7CfAAAAEUlEQVR42mNg0AioWHDi2X8ADPwEPqR0bPAAAAAASUVORK5CYII="
+)
 _WIDTHS = {
     2: (0.593, 0.688, 0.685), 4: (0.170, 0.363, 0.353), 6: (0.017, 0.464, 0.312), 8: (0.0, 0.384, 0.250),
     16: (0.0, 0.269, 0.199), 48: (0.0, 0.246, 0.232),

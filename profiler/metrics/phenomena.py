@@ -104,6 +104,32 @@ def over_seeds(found: Sequence[tuple[Manifest, Mapping[str, Any]]]) -> list[dict
     return [_over_seeds(list(group.values())) for group in groups.values()]
 
 
+def spent(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What runs took together, trainings, evaluations and all.
+
+    Args:
+        rows: Of `profiler.metrics.overview`.
+
+    Returns:
+        `energy_j`, `plus_minus_j`, `source`, `duration_s`, `emissions_g`; what is unknown of one is unknown of all, and
+        measured joules are not added to estimated ones.
+    """
+    sources = {row["energy_source"] for row in rows}
+    source = sources.pop() if len(sources) == 1 else None
+    return {
+        "energy_j": _sum(rows, f"{source}_j") if source else None,
+        "plus_minus_j": _sum(rows, f"{source}_plus_minus_j") if source else None,
+        "source": source,
+        "duration_s": _sum(rows, "duration_s"),
+        "emissions_g": _sum(rows, "emissions_g") if source else None,
+    }
+
+
+def _sum(rows: Sequence[Mapping[str, Any]], name: str) -> float | None:
+    values = [row[name] for row in rows]
+    return None if not values or None in values else float(sum(values))
+
+
 def _over_seeds(group: Sequence[Found]) -> dict[str, Any]:
     manifest, one = group[-1]
     concluded = [verdict for _, verdict in group if verdict["shown_in"] is not None]

@@ -16,7 +16,8 @@ from profiler.report.quantity import format_quantity
 if TYPE_CHECKING:
     import altair as alt
 
-_ROW_PX = 30
+_ROW_PX, _AXIS_PX = 30, 60
+"""Of each name, and of the axis: a page gives the whole picture this height."""
 
 
 def dots(
@@ -61,7 +62,7 @@ def dots(
         _across(known, axis, "value", from_zero), colour, tooltip=tooltip
     )
     return alt.layer(bar, dot).properties(  # type: ignore[no-any-return]
-        width=WIDTH, height=max(_ROW_PX * len(names), 90), title=title(text, note)
+        width=WIDTH, height=_ROW_PX * len(names) + _AXIS_PX, title=title(text, note)
     )
 
 

@@ -27,8 +27,8 @@ def pictures(seen: Sequence[Seen], across: Across) -> list[Picture]:
     """Stages, accuracies at the end, joules of an answer."""
     return [
         Picture(key="stages", make=partial(stages, seen, across), is_wide=True),
-        Picture(key="answers", make=partial(answers, seen)),
-        Picture(key="joules", make=partial(joules_per_answer, seen)),
+        Picture(key="answers", make=partial(answers, seen), is_sized=True),
+        Picture(key="joules", make=partial(joules_per_answer, seen), is_sized=True),
     ]
 
 

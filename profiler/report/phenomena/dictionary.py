@@ -29,7 +29,7 @@ def pictures(seen: Sequence[Seen], across: Across) -> list[Picture]:
     return [
         Picture(key="steering", make=partial(steering, seen)),
         Picture(key="steering loss", make=partial(steering_loss, seen)),
-        Picture(key="features", make=partial(features, seen)),
+        Picture(key="features", make=partial(features, seen), is_sized=True),
         Picture(key="fit", make=partial(fit, seen, across)),
     ]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ import polars as pl
 
 from profiler.errors import UsageError
 from profiler.report.axes import Axis
-from profiler.report.drawing import load_altair, rows
+from profiler.report.drawing import NEUTRAL, load_altair, rows
 from profiler.report.phenomena.plot import WIDTH, Look, plot, series_of, title
 from profiler.report.phenomena.seen import Across, Picture, Seen, joined, note, progress
 
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     import altair as alt
 
 _KINDS = {"real": "simulated", "sample": "drawn by the model", "noise": "white noise"}
+ROUNDING = 1e-9
+"""Share of the largest power below which a spectrum is what rounding leaves of zero."""
+
 _LABEL_PX, _GAP_PX = 20, 8
 
 
@@ -29,7 +32,7 @@ def pictures(seen: Sequence[Seen], across: Across) -> list[Picture]:
     return [
         Picture(key="loss", make=partial(loss, seen, across)),
         *(spectra or [Picture(key="spectrum", make=partial(spectrum, seen, 0.0))]),
-        Picture(key="fields", make=partial(fields, seen), is_wide=True),
+        Picture(key="fields", make=partial(fields, seen), is_wide=True, is_sized=True),
     ]
 
 
@@ -43,7 +46,11 @@ def loss(seen: Sequence[Seen], across: Across) -> alt.LayerChart:
         [series_of(frame, x, "loss", "loss", low=pl.col("loss") - half, high=pl.col("loss") + half)],
         Look(
             title="Loss against compute, at equal steps",
-            note=note(frame, across, "bars: 95 %"),
+            note=note(
+                frame,
+                across,
+                "bars: 95 % of each by itself; the verdict compares them in pairs, which is finer",
+            ),
             across=compute if across == "steps" else axis,
             up=Axis(name="loss", title="Validation loss", unit="", scale="linear"),
         ),
@@ -53,6 +60,7 @@ def loss(seen: Sequence[Seen], across: Across) -> alt.LayerChart:
 def spectrum(seen: Sequence[Seen], nu: float) -> alt.LayerChart:
     """Power by wavenumber of simulated fields, of drawn ones and of noise."""
     frame = joined(seen, "spectrum", "kind", "nu", "k", "power").filter(pl.col("nu") == nu)
+    frame = frame.filter(pl.col("power") > ROUNDING * pl.col("power").max())
     return plot(
         [
             series_of(frame.filter(pl.col("kind") == kind), "k", "power", name)
@@ -71,35 +79,35 @@ def fields(seen: Sequence[Seen]) -> alt.LayerChart:
     """Simulated fields over drawn ones, a row a kind and viscosity, of the first run."""
     alt = load_altair()
     frame = joined(seen[:1], "fields", "kind", "nu", "png").drop_nulls("png").sort("nu", "kind")
-    drawn, top = [], 0.0
+    strips: list[dict[str, Any]] = []
+    top = 0.0
     for kind, nu, png in frame.select("kind", "nu", "png").rows():
         size = _size(png)
         if size is not None:
-            height = WIDTH * size[1] / size[0]
-            name = f"{_KINDS.get(kind, kind)}, viscosity {nu:g}"
-            middle = top + _LABEL_PX + height / 2
-            drawn.append(
-                {"url": f"data:image/png;base64,{png}", "name": name, "top": top, "y": middle, "h": height}
-            )
-            top += _LABEL_PX + height + _GAP_PX
-    if not drawn:
+            name, ratio = f"{_KINDS.get(kind, kind)}, viscosity {nu:g}", size[1] / size[0]
+            strips.append({"url": f"data:image/png;base64,{png}", "name": name, "top": top, "ratio": ratio})
+            top += _LABEL_PX + WIDTH * ratio + _GAP_PX
+    if not strips:
         raise UsageError("There are no pictures of fields that can be read.")
-    names = alt.Chart(rows(pl.DataFrame(drawn))).mark_text(align="left", baseline="top", fontSize=12)
-    images: list[Any] = [
-        alt.Chart(rows(pl.DataFrame([one])))
-        .mark_image(width=WIDTH, height=one["h"])
-        .encode(x=alt.value(WIDTH / 2), y=_at("y", top), url="url:N")
-        for one in drawn
-    ]
-    labels = names.encode(x=alt.value(0), y=_at("top", top), text="name:N")
-    return alt.layer(*images, labels).properties(  # type: ignore[no-any-return]
+    layers = [layer for strip in strips for layer in _strip(strip)]
+    return alt.layer(*layers).properties(  # type: ignore[no-any-return]
         width=WIDTH, height=top, title=title("Vorticity fields", note(frame, "steps"))
     )
 
 
-def _at(column: str, top: float) -> Any:
+def _strip(strip: Mapping[str, Any]) -> list[Any]:
+    """A row of fields under its name; narrower where the page is."""
     alt = load_altair()
-    return alt.Y(f"{column}:Q", scale=alt.Scale(domain=[top, 0], nice=False), axis=None)
+    base = alt.Chart(rows(pl.DataFrame([strip])))
+    width = f"min(width, {WIDTH})"
+    image = base.mark_image(
+        align="left", baseline="top", width=alt.expr(width), height=alt.expr(f"{width} * {strip['ratio']}")
+    )
+    name = base.mark_text(align="left", baseline="top", fontSize=12, color=NEUTRAL)
+    return [
+        name.encode(x=alt.value(0), y=alt.value(strip["top"]), text="name:N"),
+        image.encode(x=alt.value(0), y=alt.value(strip["top"] + _LABEL_PX), url="url:N"),
+    ]
 
 
 def _viscosities(seen: Sequence[Seen]) -> list[float]:

@@ -46,11 +46,13 @@ class Picture:
         key: Short name, unique within an experiment.
         make: Draws it.
         is_wide: Whether it takes a row for itself.
+        is_sized: Whether it is as high as what it shows needs; others are all of one height.
     """
 
     key: str
     make: Callable[[], alt.LayerChart]
     is_wide: bool = False
+    is_sized: bool = False
 
 
 def joined(seen: Sequence[Seen], curve: str, *needed: str) -> pl.DataFrame:
