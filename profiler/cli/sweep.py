@@ -121,7 +121,7 @@ def _run_all(
     points: Sequence[Point], workload: Workload, identities: Mapping[int, Mapping[str, Any]], runs_dir: Path
 ) -> list[dict[str, Any]]:
     runs = scan_runs(runs_dir)
-    done = {id(p): _newest(p, identities[id(p)], runs, ("finished",)) for p in points}
+    done = {id(p): newest_run(p, identities[id(p)], runs, ("finished",)) for p in points}
     waiting = [p for p in points if done[id(p)] is None]
     results = []
     with SweepProgress({p.label: workload.cost(p.settings) for p in waiting}) as progress:
@@ -135,7 +135,7 @@ def _run_all(
             }
             if stored is None:
                 begun = (
-                    _newest(point, identities[id(point)], runs, ("interrupted", "lost"))
+                    newest_run(point, identities[id(point)], runs, ("interrupted", "lost"))
                     if workload.resumes
                     else None
                 )
@@ -153,10 +153,10 @@ def _outcome(point: Point, runs_dir: Path, progress: SweepProgress) -> dict[str,
         return {"status": "failed", "message": str(failure)}
 
 
-def _newest(
+def newest_run(
     point: Point, identity: Mapping[str, Any], runs: Sequence[StoredRun], statuses: Sequence[str]
 ) -> StoredRun | None:
-    """The newest run of the same workload, settings, seed and data that stands so."""
+    """The newest run of the same workload, settings, seed and data whose status is one of these, if there is one."""
     wanted = (point.workload, point.seed, _plain(dataclasses.asdict(point.settings)), _plain(identity))
     for run in reversed(runs):
         m = run.manifest

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import json
 import os
 import re
 import shutil
@@ -83,8 +84,11 @@ def start(runs_dir, port):
 def some_runs(smoke_runs, tmp_path_factory):
     """The smoke sweep, and two experiments that are older."""
     folder = tmp_path_factory.mktemp("browser") / "runs"
-    for workload in ("diffusion", "gates"):
-        experiment_run(folder, partial(play_curves, workload), name=workload, workload=workload)
+    for day, workload in enumerate(("diffusion", "gates"), 1):
+        run = experiment_run(folder, partial(play_curves, workload), name=workload, workload=workload)
+        manifest = json.loads((run.path / "run.json").read_text())
+        dated = {**manifest, "created_at": f"2020-01-0{day}T00:00:00+00:00"}
+        (run.path / "run.json").write_text(json.dumps({k: v for k, v in dated.items() if k != "checksum"}))
     shutil.copytree(smoke_runs, folder, dirs_exist_ok=True)
     return folder
 
