@@ -427,8 +427,12 @@ def test_a_sweep_of_seeds_is_one_run_each_and_reuses_them(command: Any, tmp_path
     first = command.run(app, words)
     assert first.exit_code == 0, first.output
     assert [point["status"] for point in json.loads(first.stdout)["points"]] == ["finished"] * 2
-    again = json.loads(command.run(app, words).stdout)["points"]
-    assert [point["status"] for point in again] == ["reused"] * 2
+    again = json.loads(command.run(app, words).stdout)
+    assert [point["status"] for point in again["points"]] == ["reused"] * 2
+    (together,) = again["phenomena"]
+    assert (together["outcome"], together["shown"], together["seeds"]) == ("can't tell", 2, [0, 1])
+    said = command.run(app, words[:-1]).stdout
+    assert "phenomenon can't tell: in 2 of 2 seeds, and 2 of 3 are asked for" in said
 
 
 def test_a_sweep_starts_anew_what_cannot_be_gone_on_with(command: Any, tmp_path: Path):

@@ -32,7 +32,10 @@ from profiler.cli.point_process import Point, PointFailed, SweepProgress, run_po
 from profiler.cli.run import wait_passively
 from profiler.errors import InvalidValueError
 from profiler.integrations.codecarbon import check_second_opinion
+from profiler.metrics.devices import device_curves
+from profiler.metrics.phenomena import over_seeds, phenomenon
 from profiler.metrics.points import scale_points
+from profiler.report.phenomenon_rows import over_seeds_row
 from profiler.report.terminal import is_wide, points_table, show
 from profiler.store.folder import writable_runs_dir
 from profiler.store.run import StoredRun
@@ -176,11 +179,15 @@ def _report(
 ) -> None:
     runs = [open_run(runs_dir, r["run_id"]) for r in results if r["run_id"]]
     table = scale_points(runs, factors)
+    found = ((run.manifest, phenomenon(run, device_curves(run.processes))) for run in runs)
+    together = over_seeds([(manifest, one) for manifest, one in found if one is not None])
     if as_json:
-        print_json({"points": list(results), "scale": table.to_dicts()})
+        print_json({"points": list(results), "scale": table.to_dicts(), "phenomena": together})
         return
     if not table.is_empty():
         show(points_table(table, wide=is_wide()))
+    for one in together:
+        show(over_seeds_row(one))
     counts = {
         status: sum(r["status"] == status for r in results) for status in ("finished", "reused", "failed")
     }
