@@ -91,7 +91,7 @@ def run_length_s(run_id: str) -> float:
 
 
 def run_verdict(run_id: str) -> Found | None:
-    """The manifest of an experiment's run, and its `phenomenon`; None if it has become unreadable."""
+    """Name, manifest and `phenomenon` of an experiment's run; None if it has become unreadable."""
     return _verdict(*_rest(run_id), run_id)
 
 
@@ -162,7 +162,7 @@ def _summary(state: State, run_id: str, factors: CarbonFactors | None) -> dict[s
 def _verdict(folder: str, changed_ns: int, run_id: str) -> Found | None:
     run = stored_run(run_id)
     found = phenomenon(run, device_curves(run.processes))
-    return None if found is None else (run.manifest, found)
+    return None if found is None else (run_id, run.manifest, found)
 
 
 @st.cache_data(max_entries=64, show_spinner="Reading the run")

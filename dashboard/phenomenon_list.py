@@ -65,7 +65,7 @@ def experiments(overview: pl.DataFrame) -> list[Listed]:
         Listed(
             label=label,
             together=group,
-            found={name: verdicts[name][1] for name in _by_seed(group, rows)},
+            found={name: verdicts[name][2] for name in _by_seed(group, rows)},
             seeds={name: _seed(rows[name]) for name in group["runs"]},
             cost=spent([rows[name] for name in group["runs"]]),
         )

@@ -131,6 +131,13 @@ def test_experiments_with_other_settings_or_criteria_are_told_apart(monkeypatch:
     ]
 
 
+def test_a_copied_run_is_known_by_its_folder(monkeypatch: Any, tmp_path: Path):
+    run = experiment_run(tmp_path, partial(play_curves, "grokking"))
+    run.path.rename(tmp_path / "renamed")
+    app = open_page(monkeypatch, tmp_path, PAGE)
+    assert "shown**], one seed, and one is asked for" in plain_texts(app)
+
+
 def test_other_peoples_text_is_never_markdown(monkeypatch: Any, tmp_path: Path):
     evil = "![x](http://evil.example/a.png)"
 

@@ -153,9 +153,12 @@ def verdict_of(outcome: str, *, seeds: int | None = 5, shown_in: int | None = 3,
 NOT_ENDED = verdict_of("can't tell", seeds=None, shown_in=None)
 
 
-def seeds_of(*outcomes: str | dict[str, Any], first: int = 0, **manifest: Any) -> list[tuple[Manifest, Any]]:
+def seeds_of(
+    *outcomes: str | dict[str, Any], first: int = 0, **manifest: Any
+) -> list[tuple[str, Manifest, Any]]:
     return [
         (
+            f"r{seed}",
             Manifest(run_id=f"r{seed}", workload="grokking", preset="cpu", seed=seed, **manifest),
             verdict_of(outcome) if isinstance(outcome, str) else outcome,
         )

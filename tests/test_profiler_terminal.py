@@ -250,7 +250,7 @@ def test_a_sweep_says_the_verdict_over_seeds(
         )
         for seed, one in enumerate(outcomes)
     ]
-    (together,) = over_seeds([(run.manifest, summarize(run)["phenomenon"]) for run in runs])
+    (together,) = over_seeds([(run.run_id, run.manifest, summarize(run)["phenomenon"]) for run in runs])
     assert shown(over_seeds_row(together)).strip() == line
 
 

@@ -69,8 +69,8 @@ def _run_row(one: Done, runs: Mapping[str, StoredRun], factors: CarbonFactors) -
 
 def _of_seeds(runs: Sequence[StoredRun], rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The verdict over seeds; without one where no run came to its end."""
-    found = [(run.manifest, summarize(run, by_phase=False)["phenomenon"]) for run in runs]
-    groups = over_seeds([(manifest, one) for manifest, one in found if one is not None])
+    found = [(run.run_id, run.manifest, summarize(run, by_phase=False)["phenomenon"]) for run in runs]
+    groups = over_seeds([(name, manifest, one) for name, manifest, one in found if one is not None])
     if len(groups) != 1:
         return {
             "criterion": None,

@@ -179,8 +179,8 @@ def _report(
 ) -> None:
     runs = [open_run(runs_dir, r["run_id"]) for r in results if r["run_id"]]
     table = scale_points(runs, factors)
-    found = ((run.manifest, phenomenon(run, device_curves(run.processes))) for run in runs)
-    together = over_seeds([(manifest, one) for manifest, one in found if one is not None])
+    found = ((run.run_id, run.manifest, phenomenon(run, device_curves(run.processes))) for run in runs)
+    together = over_seeds([(name, manifest, one) for name, manifest, one in found if one is not None])
     if as_json:
         print_json({"points": list(results), "scale": table.to_dicts(), "phenomena": together})
         return

@@ -20,8 +20,8 @@ from profiler.store.manifest import Manifest
 from profiler.store.process import StoredProcess
 from profiler.store.run import StoredRun
 
-Found = tuple[Manifest, Mapping[str, Any]]
-"""Whose verdict it is, and the verdict, as `phenomenon` gives it."""
+Found = tuple[str, Manifest, Mapping[str, Any]]
+"""The name of a run, its manifest, and its verdict as `phenomenon` gives it."""
 
 NOT_CONCLUDED = "the training did not come to its end"
 
@@ -81,11 +81,11 @@ def phenomenon_curves(run: StoredRun) -> dict[str, pl.DataFrame]:
     return {name: pl.DataFrame(points, infer_schema_length=None) for name, points in rows.items()}
 
 
-def over_seeds(found: Sequence[tuple[Manifest, Mapping[str, Any]]]) -> list[dict[str, Any]]:
+def over_seeds(found: Sequence[Found]) -> list[dict[str, Any]]:
     """The verdict over the seeds of each experiment, settings and criterion alike.
 
     Args:
-        found: The manifest and the `phenomenon` of each run.
+        found: Name, manifest and `phenomenon` of each run.
 
     Returns:
         One entry an experiment: `workload`, `preset`, `settings`, `criterion`, `seeds` (those that were run, each
@@ -94,13 +94,13 @@ def over_seeds(found: Sequence[tuple[Manifest, Mapping[str, Any]]]) -> list[dict
         Of more seeds than are asked for the same share must show, so that nobody can try until enough have.
     """
     groups: dict[str, dict[int | None, Found]] = {}
-    for manifest, one in found:
+    for name, manifest, one in found:
         key = json.dumps(
             [manifest.workload, manifest.preset, manifest.settings, one["criterion"]], default=str
         )
         group = groups.setdefault(key, {})
         if one["shown_in"] is not None or manifest.seed not in group:
-            group[manifest.seed] = (manifest, one)
+            group[manifest.seed] = (name, manifest, one)
     return [_over_seeds(list(group.values())) for group in groups.values()]
 
 
@@ -131,8 +131,8 @@ def _sum(rows: Sequence[Mapping[str, Any]], name: str) -> float | None:
 
 
 def _over_seeds(group: Sequence[Found]) -> dict[str, Any]:
-    manifest, one = group[-1]
-    concluded = [verdict for _, verdict in group if verdict["shown_in"] is not None]
+    _, manifest, one = group[-1]
+    concluded = [verdict for *_, verdict in group if verdict["shown_in"] is not None]
     asked, shown_in = (max((v[key] for v in concluded), default=None) for key in ("seeds", "shown_in"))
     outcomes = [verdict["outcome"] for verdict in concluded]
     return {
@@ -140,8 +140,8 @@ def _over_seeds(group: Sequence[Found]) -> dict[str, Any]:
         "preset": manifest.preset,
         "settings": manifest.settings,
         "criterion": one["criterion"],
-        "seeds": sorted(manifest.seed for manifest, _ in group if manifest.seed is not None),
-        "runs": [manifest.run_id for manifest, _ in group],
+        "seeds": sorted(manifest.seed for _, manifest, _ in group if manifest.seed is not None),
+        "runs": [name for name, *_ in group],
         "shown": outcomes.count("shown"),
         "asked_seeds": asked,
         "shown_in": shown_in,
