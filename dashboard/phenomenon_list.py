@@ -49,7 +49,7 @@ class Listed:
 
 
 def experiments(overview: pl.DataFrame) -> list[Listed]:
-    """The experiments among runs, the newest first.
+    """The experiments among runs, the newest first, and those that only tried the path last.
 
     Args:
         overview: Of all runs, newest first.
@@ -60,7 +60,8 @@ def experiments(overview: pl.DataFrame) -> list[Listed]:
         known = known.head(MOST_RUNS)
     rows = {row["run_id"]: row for row in known.reverse().iter_rows(named=True)}
     verdicts = {name: found for name in rows if (found := run_verdict(name)) is not None}
-    groups = over_seeds(list(verdicts.values()))[::-1]
+    groups = list(reversed(over_seeds(list(verdicts.values()))))
+    groups.sort(key=lambda group: group["preset"] == "smoke")
     return [
         Listed(
             label=label,

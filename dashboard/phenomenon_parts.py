@@ -7,7 +7,7 @@ from typing import Any
 
 import streamlit as st
 
-from dashboard.charts import draw
+from dashboard.charts import Height, draw
 from dashboard.data import command_line, run_curves
 from dashboard.phenomenon_list import Listed
 from dashboard.plain import plain
@@ -82,9 +82,9 @@ def drawn(one: Listed, runs: Sequence[str]) -> None:
             draw(picture.make, key=f"phenomenon_{picture.key}", height=_height(picture))
 
 
-def _height(picture: Picture) -> int | None:
+def _height(picture: Picture) -> Height:
     if picture.is_sized:
-        return None
+        return "own"
     return _WIDE_HEIGHT if picture.is_wide else _HEIGHT
 
 
@@ -120,7 +120,7 @@ def _count(group: Mapping[str, Any]) -> str:
     runs, asked = len(group["runs"]), group["asked_seeds"]
     if runs == 1 and asked in (None, 1):
         return "one seed, and one is asked for" if asked else "it did not come to its end"
-    text = f"in {group['shown']} of {runs} seeds"
+    text = f"in {group['shown']} of {runs} {'seed' if runs == 1 else 'seeds'}"
     return f"{text}; the criterion asks for {group['shown_in']} of {asked}" if asked else text
 
 

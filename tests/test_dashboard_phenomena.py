@@ -100,7 +100,7 @@ def test_joules_are_called_estimated_where_they_are(monkeypatch: Any, runs: Path
 def test_missing_seeds_are_said_with_the_command_that_runs_them(monkeypatch: Any, tmp_path: Path):
     experiment_run(tmp_path, partial(play_curves, "grokking", seeds=5, shown_in=3))
     app = open_page(monkeypatch, tmp_path, PAGE)
-    assert "can't tell**], in 1 of 1 seeds; the criterion asks for 3 of 5" in plain_texts(app)
+    assert "can't tell**], in 1 of 1 seed; the criterion asks for 3 of 5" in plain_texts(app)
     assert "5 seeds are asked for, and 1 was run" in plain_texts(app)
     assert (
         app.code[0].value == f"joulescale sweep grokking --preset cpu --seeds 0,1,2,3,4 --runs-dir {tmp_path}"
@@ -129,6 +129,13 @@ def test_experiments_with_other_settings_or_criteria_are_told_apart(monkeypatch:
         "grokking/cpu, modulus=97, earlier (1)",
         "grokking/cpu, modulus=53",
     ]
+
+
+def test_runs_that_only_tried_the_path_come_last(monkeypatch: Any, tmp_path: Path):
+    for preset in ("cpu", "smoke"):
+        experiment_run(tmp_path, partial(play_curves, "grokking"), name=preset, preset=preset)
+    table = frame(open_page(monkeypatch, tmp_path, PAGE), "experiment")
+    assert table["experiment"].to_list() == ["grokking/cpu", "grokking/smoke"]
 
 
 def test_a_copied_run_is_known_by_its_folder(monkeypatch: Any, tmp_path: Path):

@@ -220,13 +220,13 @@ def _rule(rule: Rule, look: Look, shown: pl.DataFrame) -> Any:
 
 
 def _word(rule: Rule, look: Look, shown: pl.DataFrame) -> Any:
-    """The word of a threshold, at the end of its line."""
+    """The word of a threshold, at the beginning of its line."""
     alt = load_altair()
     if rule.axis == "x":
         text = _one(rule).mark_text(align="left", baseline="top", dx=5, dy=2, color=NEUTRAL)
         return text.encode(x=_place(shown, look, "x", "at"), y=alt.value(0), text="word:N")
-    text = _one(rule).mark_text(align="right", baseline="bottom", dx=-2, dy=-3, color=NEUTRAL)
-    return text.encode(y=_place(shown, look, "y", "at"), x=alt.value("width"), text="word:N")
+    text = _one(rule).mark_text(align="left", baseline="bottom", dx=4, dy=-3, color=NEUTRAL)
+    return text.encode(y=_place(shown, look, "y", "at"), x=alt.value(0), text="word:N")
 
 
 def _one(rule: Rule) -> Any:
