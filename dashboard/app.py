@@ -24,6 +24,7 @@ def main() -> None:
             st.Page("views/runs.py", title="Runs", icon=":material/list:", url_path="runs", default=True),
             st.Page("views/run.py", title="Run", icon=":material/monitoring:", url_path="run"),
             st.Page("views/scale.py", title="Scale", icon=":material/stacked_line_chart:", url_path="scale"),
+            st.Page("views/phenomena.py", title="Phenomena", icon=":material/science:", url_path="phenomena"),
         ]
     )
     with st.sidebar:

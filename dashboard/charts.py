@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import streamlit as st
 
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 _NARROW_PX, _SIGN_PX, _CHARACTER_PX = 290, 34, 7
 """The width of a chart on a telephone, and what a legend's symbol and each character of a name take of it."""
 
+Height = int | Literal["own"] | None
+"""Of a chart on a page: given, as the chart has it with room for a legend, or left to Streamlit."""
+
 _LEGEND_ROW_PX, _SUBTITLE_PX = 30, 32
 """What a row of a legend takes beneath a chart, and a line of subtitle above it."""
 
@@ -27,7 +30,7 @@ _LOOK: Mapping[str, Any] = {
 """What Streamlit's own leaves otherwise: a strip around, and the first and last label off their lines."""
 
 
-def draw(make: Callable[[], alt.LayerChart], *, key: str, height: int | None = None) -> None:
+def draw(make: Callable[[], alt.LayerChart], *, key: str, height: Height = None) -> None:
     """Draw a chart in a box; where it refuses, the box holds its reason instead."""
     with st.container(border=True, height="stretch", gap="xsmall"):
         try:
@@ -46,9 +49,10 @@ def draw_row(charts: Mapping[str, alt.LayerChart], *, height: int) -> None:
             show(chart, key=key, height=height + max(needed.values()) - needed[key])
 
 
-def show(chart: alt.LayerChart, *, key: str, height: int | None = None) -> None:
+def show(chart: alt.LayerChart, *, key: str, height: Height = None) -> None:
     """Draw a chart that is made; `height` is without its legend."""
     spec = chart.to_dict()
+    height = spec["height"] if height == "own" else height
     title = spec.pop("title")
     subtitle = title.get("subtitle", [])
     lines = [subtitle] if isinstance(subtitle, str) else subtitle

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import time
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,9 @@ import streamlit as st
 from dashboard.plain import plain
 from profiler.errors import RunsFolderError
 from profiler.metrics.carbon import CarbonFactors
+from profiler.metrics.devices import device_curves
 from profiler.metrics.listing import Listing, list_folder, runs_by_name
+from profiler.metrics.phenomena import Found, phenomenon, phenomenon_curves
 from profiler.metrics.summary import summarize
 from profiler.metrics.timeline import gauge_timeline, length_s, power_timeline, step_timeline
 from profiler.store.folder import fill_command, readable_runs_dir
@@ -88,6 +91,16 @@ def run_length_s(run_id: str) -> float:
     return _length_s(folder_state(runs_dir()), run_id)
 
 
+def run_verdict(run_id: str) -> Found | None:
+    """Name, manifest and `phenomenon` of an experiment's run; None if it has become unreadable."""
+    return _verdict(*_rest(run_id), run_id)
+
+
+def run_curves(run_id: str) -> dict[str, pl.DataFrame]:
+    """The curves of an experiment's run, by name."""
+    return _curves(*_rest(run_id), run_id)
+
+
 def run_power(run_id: str) -> pl.DataFrame:
     """Power over time."""
     return _power(folder_state(runs_dir()), run_id)
@@ -113,9 +126,22 @@ def _manifest_times_ns(folder: Path) -> list[int]:
     return times
 
 
+def command_line(words: str) -> None:
+    """Show a command for this runs folder."""
+    st.code(f"joulescale {words} --runs-dir {shlex.quote(str(runs_dir()))}", language="bash")
+
+
 def _how_to_fill(folder: Path) -> None:
     st.write("Fill it with a sweep that a CPU finishes in minutes:")
     st.code(fill_command(folder), language="bash")
+
+
+def _rest(run_id: str) -> tuple[str, int]:
+    """What stands for one run: its folder, and when its manifest was last replaced. Other runs change neither."""
+    folder = _folders(folder_state(runs_dir()))[run_id]
+    with contextlib.suppress(OSError):
+        return str(folder), (folder / "run.json").stat().st_mtime_ns
+    return str(folder), 0
 
 
 @st.cache_data(max_entries=4, show_spinner="Reading the runs folder")
@@ -131,6 +157,18 @@ def _listing(state: State, factors: CarbonFactors | None) -> Listing:
 @st.cache_data(max_entries=32, show_spinner="Computing metrics")
 def _summary(state: State, run_id: str, factors: CarbonFactors | None) -> dict[str, Any]:
     return summarize(_one(state, run_id), factors)
+
+
+@st.cache_data(max_entries=1024, show_spinner="Reading verdicts")
+def _verdict(folder: str, changed_ns: int, run_id: str) -> Found | None:
+    run = stored_run(run_id)
+    found = phenomenon(run, device_curves(run.processes))
+    return None if found is None else (run_id, run.manifest, found)
+
+
+@st.cache_data(max_entries=64, show_spinner="Reading the run")
+def _curves(folder: str, changed_ns: int, run_id: str) -> dict[str, pl.DataFrame]:
+    return phenomenon_curves(stored_run(run_id))
 
 
 @st.cache_data(max_entries=8, show_spinner="Reading the run")

@@ -41,7 +41,7 @@ from dashboard.run_efficiency import efficiency_rows
 from dashboard.tables import cell
 
 APP = ROOT / "dashboard" / "app.py"
-PAGES = ["runs", "run", "scale"]
+PAGES = ["runs", "run", "scale", "phenomena"]
 
 
 def open_page(monkeypatch, folder, page="runs", **query):

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
+from fixtures_phenomena import experiment_run, two_arms
 from fixtures_runs import make_points
 from fixtures_scripted import Script, cpu_only, gpu, gpu_and_cpu, nothing, scripted_run
 
@@ -17,10 +19,12 @@ from profiler.carbon.factors import CarbonFactors
 from profiler.measure.peak import Peak
 from profiler.measure.session import RunFacts
 from profiler.metrics.overview import overview
+from profiler.metrics.phenomena import over_seeds
 from profiler.metrics.points import scale_points
 from profiler.metrics.summary import summarize
 from profiler.report.facts import hfu_text, mfu_text, roofline_text, status_text
 from profiler.report.notes import grouped_notes
+from profiler.report.phenomenon_rows import over_seeds_row
 from profiler.report.tables import damaged_sentence, overview_table, points_table, status_cell
 from profiler.report.terminal import run_table, show
 from profiler.store.run import StoredRun
@@ -219,6 +223,35 @@ def test_the_list_has_emissions_once_a_grid_is_known(tmp_path: Path, shown: Call
     with_grid = shown(overview_table(overview(runs, CarbonFactors(country="FRA"))))
     assert "CO2e" in with_grid
     assert "mg" in with_grid
+
+
+def test_the_list_has_verdicts_once_there_are_experiments(tmp_path: Path, shown: Callable[..., str]):
+    scripted_run(tmp_path)
+    assert "verdict" not in shown(overview_table(overview(scan_runs(tmp_path))))
+    experiment_run(tmp_path, two_arms)
+    lines = shown(overview_table(overview(scan_runs(tmp_path)))).splitlines()
+    assert lines[0].split()[-1] == "verdict"
+    assert sorted(line.split()[-1] for line in lines[1:3]) == ["-", "shown"]
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "line"),
+    [
+        (["shown", "not shown", "shown"], "phenomenon shown: in 2 of 3 seeds, and 2 of 3 are asked for"),
+        (["not shown"], "phenomenon can't tell: in 0 of 1 seed, and 2 of 3 are asked for"),
+    ],
+)
+def test_a_sweep_says_the_verdict_over_seeds(
+    outcomes: list[str], line: str, tmp_path: Path, shown: Callable[..., str]
+):
+    runs = [
+        experiment_run(
+            tmp_path, partial(two_arms, outcome=one, seeds=3, shown_in=2), name=f"s{seed}", seed=seed
+        )
+        for seed, one in enumerate(outcomes)
+    ]
+    (together,) = over_seeds([(run.run_id, run.manifest, summarize(run)["phenomenon"]) for run in runs])
+    assert shown(over_seeds_row(together)).strip() == line
 
 
 def test_the_list_says_train_loss_and_energy_of_samples(tmp_path: Path, shown: Callable[..., str]):

@@ -19,7 +19,7 @@ from torch import Tensor
 from profiler.integrations.loop import LoopRun
 from profiler.records import Phase
 from workloads.progress import INTERVAL_S, Display
-from workloads.verdict import Verdict
+from workloads.verdict import Verdict, plain_number
 
 
 @final
@@ -41,6 +41,11 @@ class Arm:
     def windows(self) -> list[tuple[float, float]]:
         """The time in which it trained so far, in seconds on the run's clock."""
         return self._closed if self._since_s is None else [*self._closed, (self._since_s, self._trial.now())]
+
+    @property
+    def is_charged(self) -> bool:
+        """Whether time goes to its account right now."""
+        return self._since_s is not None
 
     @property
     def totals(self) -> Mapping[str, float]:
@@ -150,13 +155,13 @@ class Trial:
     @contextmanager
     def arm(self, name: str, **facts: object) -> Iterator[Arm]:
         """One training, under a name of its own. It is stored with its windows, its totals and `facts`, as `params`."""
-        start_s = self.now()
+        start_s, outer = self.now(), self._open
         arm = self._open = Arm(name, self)
         try:
             yield arm
         finally:
             arm.pause()
-            self._open = None
+            self._open = outer
             note = {"arm": name, "windows": arm.windows, **arm.totals, **facts}
             self.run.mark("arm", start_s=start_s, end_s=self.now(), note=note)
 
@@ -167,6 +172,7 @@ class Trial:
             yield
 
     @contextmanager
+<<<<<<< HEAD
     def apart(self, phase: Phase = "validation") -> Iterator[list[tuple[float, float]]]:
         """What is no training: evaluations, or with "data" the making of data. Not charged to the open arm.
 
@@ -175,19 +181,29 @@ class Trial:
         """
         arm, start_s = self._open, self.now()
         window: list[tuple[float, float]] = []
+=======
+    def apart(self, phase: Phase = "validation") -> Iterator[None]:
+        """What is no training: evaluations, or with "data" the making of data. Not charged to the open arm."""
+        arm = self._open if self._open is not None and self._open.is_charged else None
+>>>>>>> pages
         if arm is not None:
             arm.pause()
         try:
             with self.run.phase(phase), torch.no_grad():
                 yield window
         finally:
+<<<<<<< HEAD
             window.append((start_s, self.now()))
             if arm is not None:
+=======
+            if arm is not None:  # not within another `apart`, which has paused it already
+>>>>>>> pages
                 arm.resume()
 
     def point(self, curve: str, **values: float | int | str | bool | None) -> None:
         """Record a point of a curve: what came out at this moment of the open arm."""
-        note = {"curve": curve, "arm": self._open.name if self._open else None, **values}
+        plain = {name: plain_number(value) for name, value in values.items()}
+        note = {"curve": curve, "arm": self._open.name if self._open else None, **plain}
         self.run.mark("curve", start_s=self.now(), note=note)
 
     def conclude(self, verdict: Verdict, **facts: object) -> None:

@@ -91,7 +91,7 @@ def judged(
         found = ("not shown", "not: " + "; not: ".join(failed))
     elif unjudged:
         found = ("can't tell", "could not be judged: " + "; ".join(unjudged))
-    plain = {name: _plain(value) for name, value in figures.items()}
+    plain = {name: plain_number(value) for name, value in figures.items()}
     return Verdict(outcome=found[0], reason=found[1], figures=plain, costs=costs or {})
 
 
@@ -124,7 +124,7 @@ def mean_and_half_width(values: ArrayLike) -> tuple[float, float]:
     return float(numbers.mean()), float(Z_95 * numbers.std(ddof=1) / math.sqrt(len(numbers)))
 
 
-def _plain(value: Any) -> Figure:
-    """As JSON has it: what is not finite is unknown."""
+def plain_number(value: Any) -> Figure:
+    """A figure as JSON has it, also of a tensor or an array of one number; what is not finite is unknown."""
     number = value.item() if hasattr(value, "item") else value
     return None if isinstance(number, float) and not math.isfinite(number) else number

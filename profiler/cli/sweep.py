@@ -32,7 +32,10 @@ from profiler.cli.point_process import Point, PointFailed, SweepProgress, run_po
 from profiler.cli.run import wait_passively
 from profiler.errors import InvalidValueError
 from profiler.integrations.codecarbon import check_second_opinion
+from profiler.metrics.devices import device_curves
+from profiler.metrics.phenomena import over_seeds, phenomenon
 from profiler.metrics.points import scale_points
+from profiler.report.phenomenon_rows import over_seeds_row
 from profiler.report.terminal import is_wide, points_table, show
 from profiler.store.folder import writable_runs_dir
 from profiler.store.run import StoredRun
@@ -121,7 +124,7 @@ def _run_all(
     points: Sequence[Point], workload: Workload, identities: Mapping[int, Mapping[str, Any]], runs_dir: Path
 ) -> list[dict[str, Any]]:
     runs = scan_runs(runs_dir)
-    done = {id(p): _newest(p, identities[id(p)], runs, ("finished",)) for p in points}
+    done = {id(p): newest_run(p, identities[id(p)], runs, ("finished",)) for p in points}
     waiting = [p for p in points if done[id(p)] is None]
     results = []
     with SweepProgress({p.label: workload.cost(p.settings) for p in waiting}) as progress:
@@ -135,7 +138,7 @@ def _run_all(
             }
             if stored is None:
                 begun = (
-                    _newest(point, identities[id(point)], runs, ("interrupted", "lost"))
+                    newest_run(point, identities[id(point)], runs, ("interrupted", "lost"))
                     if workload.resumes
                     else None
                 )
@@ -153,10 +156,10 @@ def _outcome(point: Point, runs_dir: Path, progress: SweepProgress) -> dict[str,
         return {"status": "failed", "message": str(failure)}
 
 
-def _newest(
+def newest_run(
     point: Point, identity: Mapping[str, Any], runs: Sequence[StoredRun], statuses: Sequence[str]
 ) -> StoredRun | None:
-    """The newest run of the same workload, settings, seed and data that stands so."""
+    """The newest run of the same workload, settings, seed and data whose status is one of these, if there is one."""
     wanted = (point.workload, point.seed, _plain(dataclasses.asdict(point.settings)), _plain(identity))
     for run in reversed(runs):
         m = run.manifest
@@ -176,11 +179,15 @@ def _report(
 ) -> None:
     runs = [open_run(runs_dir, r["run_id"]) for r in results if r["run_id"]]
     table = scale_points(runs, factors)
+    found = ((run.run_id, run.manifest, phenomenon(run, device_curves(run.processes))) for run in runs)
+    together = over_seeds([(name, manifest, one) for name, manifest, one in found if one is not None])
     if as_json:
-        print_json({"points": list(results), "scale": table.to_dicts()})
+        print_json({"points": list(results), "scale": table.to_dicts(), "phenomena": together})
         return
     if not table.is_empty():
         show(points_table(table, wide=is_wide()))
+    for one in together:
+        show(over_seeds_row(one))
     counts = {
         status: sum(r["status"] == status for r in results) for status in ("finished", "reused", "failed")
     }

@@ -21,7 +21,7 @@ from typing import Any, Literal, TypeVar, final
 
 import torch
 
-from profiler.errors import UnknownNameError
+from profiler.errors import InvalidValueError, UnknownNameError
 from profiler.integrations.arguments import checked_gpus, checked_name, checked_peak, checked_runs_dir
 from profiler.integrations.codecarbon import check_second_opinion
 from profiler.integrations.opening import Ends, close_all, country_of, measure_around, open_session
@@ -54,6 +54,7 @@ class LoopRun:
         self._status = "finished"
         self._step = 0
         self._is_open = False
+        self._looping: Iterator[Any] | None = None  # what `steps` goes through
 
     @property
     def attempt(self) -> int:
@@ -68,22 +69,27 @@ class LoopRun:
     def steps(self, batches: Iterable[T]) -> Iterator[T]:
         """Go through `batches`; each is one step, which ends with `end_step`, or when the next is asked for.
 
-        The time until a batch is there is data wait, the rest of a step is `other` where no phase is named. Of a step
-        that is broken out of before its end nothing is known.
+        The time until a batch is there is data wait, the rest of a step is `other` where no phase is named. What comes
+        after a `break` is of no step; of a step that is broken out of before its end nothing is known, and what was
+        computed in it is in the duration of the next.
         """
-        batch_of = iter(batches)
-        while True:
-            self._enter("data")
-            try:
-                batch = next(batch_of)
-            except StopIteration:
-                break
-            self._enter("other")
-            self._is_open = True
-            yield batch
-            if self._is_open:
-                self.end_step()
-        self._enter(None)
+        batch_of = self._looping = iter(batches)
+        try:
+            while True:
+                self._enter("data")
+                try:
+                    batch = next(batch_of)
+                except StopIteration:
+                    break
+                self._enter("other")
+                self._is_open = True
+                yield batch
+                if self._is_open:
+                    self.end_step()
+        finally:
+            if self._looping is batch_of:  # else another loop goes on, and this one was let go of late
+                self._is_open = False
+                self._enter(None)
 
     @guarded("recording")
     def end_step(
@@ -244,7 +250,7 @@ def record(
         run._open,
         asked,
         facts=facts or RunFacts(),
-        device=torch.device(device),
+        device=_checked_device(device),
         idle_s=checked_idle_s(idle_s),
         second_opinion=check_second_opinion(second_opinion),
     )
@@ -256,3 +262,12 @@ def record(
         raise
     finally:
         run._guard.call("closing the record", run._close)
+
+
+def _checked_device(device: str | torch.device) -> torch.device:
+    try:
+        return torch.device(device)
+    except (RuntimeError, TypeError):
+        raise InvalidValueError(
+            f"device={device!r} is no device of torch. Give one, such as 'cpu' or 'cuda'."
+        ) from None

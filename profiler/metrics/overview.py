@@ -1,4 +1,4 @@
-"""All runs of a folder at a glance: one row a run."""
+"""All runs of a folder at a glance: one row a run. `outcome` is the verdict of an experiment, null for other runs."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ OVERVIEW_SCHEMA = pl.Schema(
         "tokens": pl.Int64,
         "duration_s": pl.Float64,
         "loss": pl.Float64,
+        "outcome": pl.String,
         "measured_j": pl.Float64,
         "measured_plus_minus_j": pl.Float64,
         "estimated_j": pl.Float64,
@@ -71,6 +72,7 @@ def _row(summary: dict[str, Any]) -> dict[str, Any]:
         **{key: summary[key] for key in kept},
         "ended": ended_of(summary),
         "partial": summary["partial"] is not None,
+        "outcome": summary["phenomenon"]["outcome"] if summary["phenomenon"] else None,
         "measured_j": energy["measured_j"],
         "measured_plus_minus_j": energy["measured_plus_minus_j"],
         "estimated_j": energy["estimated_j"],

@@ -8,6 +8,7 @@ training and not with evaluations; a point with the arm's windows up to it.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -19,6 +20,9 @@ from profiler.metrics.devices import DeviceCurve, Windows, device_curves, window
 from profiler.store.manifest import Manifest
 from profiler.store.process import StoredProcess
 from profiler.store.run import StoredRun
+
+Found = tuple[str, Manifest, Mapping[str, Any]]
+"""The name of a run, its manifest, and its verdict as `phenomenon` gives it."""
 
 NOT_CONCLUDED = "the training did not come to its end"
 
@@ -68,60 +72,95 @@ def phenomenon_curves(run: StoredRun) -> dict[str, pl.DataFrame]:
     if leader is None:
         return {}
     curves = device_curves(run.processes)
-    trained = {note["arm"]: note["windows"] for _, note in _notes(leader, "arm")}
+    trained: dict[Any, list[tuple[float, float]]] = {}
+    for _, note in _notes(leader, "arm"):
+        trained.setdefault(note["arm"], []).extend(note["windows"])
     rows: dict[str, list[dict[str, Any]]] = {}
     for time_s, note in _notes(leader, "curve"):
-        windows = trained.get(note["arm"])
+        windows = trained.get(note.get("arm"))
         price = _UNPRICED if windows is None else _price(_until(time_s, windows), leader, curves)
         values = {key: value for key, value in note.items() if key not in ("curve", "arm")}
-        rows.setdefault(note["curve"], []).append({"arm": note["arm"], "time_s": time_s, **values, **price})
+        rows.setdefault(note["curve"], []).append(
+            {"arm": note.get("arm"), "time_s": time_s, **values, **price}
+        )
     return {name: pl.DataFrame(points, infer_schema_length=None) for name, points in rows.items()}
 
 
-def over_seeds(found: Sequence[tuple[Manifest, Mapping[str, Any]]]) -> list[dict[str, Any]]:
+def over_seeds(found: Sequence[Found]) -> list[dict[str, Any]]:
     """The verdict over the seeds of each experiment, settings and criterion alike.
 
     Args:
-        found: The manifest and the `phenomenon` of each run.
+        found: Name, manifest and `phenomenon` of each run.
 
     Returns:
         One entry an experiment: `workload`, `preset`, `settings`, `criterion`, `seeds` (those that were run, each
-        once, the newest), `shown`, `asked_seeds`, `shown_in` and `outcome`: "can't tell" where seeds are missing.
+        once), `runs` (their names), `shown`, `asked_seeds`, `shown_in` and `outcome`: "can't tell" where seeds are
+        missing. Of several runs of a seed the last in the order given counts, unless only an earlier one concluded.
+        Of more seeds than are asked for the same share must show, so that nobody can try until enough have.
     """
-    groups: dict[str, dict[int | None, tuple[Manifest, Mapping[str, Any]]]] = {}
-    for manifest, one in found:
+    groups: dict[str, dict[int | None, Found]] = {}
+    for name, manifest, one in found:
         key = json.dumps(
             [manifest.workload, manifest.preset, manifest.settings, one["criterion"]], default=str
         )
-        groups.setdefault(key, {})[manifest.seed] = (manifest, one)
+        group = groups.setdefault(key, {})
+        if one["shown_in"] is not None or manifest.seed not in group:
+            group[manifest.seed] = (name, manifest, one)
     return [_over_seeds(list(group.values())) for group in groups.values()]
 
 
-def _over_seeds(group: Sequence[tuple[Manifest, Mapping[str, Any]]]) -> dict[str, Any]:
-    manifest, one = group[-1]
-    known = [verdict for _, verdict in group if verdict["shown_in"] is not None]
-    asked = max((verdict["seeds"] for verdict in known), default=None)
-    needed = max((verdict["shown_in"] for verdict in known), default=None)
-    shown = sum(verdict["outcome"] == "shown" for _, verdict in group)
-    refuted = sum(verdict["outcome"] == "not shown" for _, verdict in group)
-    outcome = "can't tell"
-    if asked is None or needed is None:
-        pass
-    elif shown >= needed and len(known) >= asked:
-        outcome = "shown"
-    elif refuted > asked - needed:
-        outcome = "not shown"
+def spent(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What runs took together, trainings, evaluations and all.
+
+    Args:
+        rows: Of `profiler.metrics.overview`.
+
+    Returns:
+        `energy_j`, `plus_minus_j`, `source`, `duration_s`, `emissions_g`; what is unknown of one is unknown of all, and
+        measured joules are not added to estimated ones.
+    """
+    sources = {row["energy_source"] for row in rows}
+    source = sources.pop() if len(sources) == 1 else None
+    return {
+        "energy_j": _sum(rows, f"{source}_j") if source else None,
+        "plus_minus_j": _sum(rows, f"{source}_plus_minus_j") if source else None,
+        "source": source,
+        "duration_s": _sum(rows, "duration_s"),
+        "emissions_g": _sum(rows, "emissions_g") if source else None,
+    }
+
+
+def _sum(rows: Sequence[Mapping[str, Any]], name: str) -> float | None:
+    values = [row[name] for row in rows]
+    return None if not values or None in values else float(sum(values))
+
+
+def _over_seeds(group: Sequence[Found]) -> dict[str, Any]:
+    _, manifest, one = group[-1]
+    concluded = [verdict for *_, verdict in group if verdict["shown_in"] is not None]
+    asked, shown_in = (max((v[key] for v in concluded), default=None) for key in ("seeds", "shown_in"))
+    outcomes = [verdict["outcome"] for verdict in concluded]
     return {
         "workload": manifest.workload,
         "preset": manifest.preset,
         "settings": manifest.settings,
         "criterion": one["criterion"],
-        "seeds": sorted(manifest.seed for manifest, _ in group if manifest.seed is not None),
-        "shown": shown,
+        "seeds": sorted(manifest.seed for _, manifest, _ in group if manifest.seed is not None),
+        "runs": [name for name, *_ in group],
+        "shown": outcomes.count("shown"),
         "asked_seeds": asked,
-        "shown_in": needed,
-        "outcome": outcome,
+        "shown_in": shown_in,
+        "outcome": _outcome(outcomes, asked, shown_in) if asked and shown_in else "can't tell",
     }
+
+
+def _outcome(outcomes: Sequence[str], asked: int, shown_in: int) -> str:
+    seeds = max(asked, len(outcomes))
+    needed = math.ceil(shown_in * seeds / asked)
+    if outcomes.count("not shown") > seeds - needed:
+        return "not shown"
+    enough = len(outcomes) >= asked and outcomes.count("shown") >= needed
+    return "shown" if enough else "can't tell"
 
 
 _UNPRICED: Mapping[str, Any] = {
@@ -166,8 +205,18 @@ def _leader(run: StoredRun) -> StoredProcess | None:
     return max(leaders, key=lambda process: process.facts.attempt, default=None)
 
 
+_KEYS = {
+    "arm": {"arm", "windows"},
+    "curve": {"curve"},
+    "phenomenon": {"outcome", "reason", "figures", "costs"},
+}
+"""What a note has to hold to be an experiment's: a mark of the same kind may be anybody's."""
+
+
 def _notes(process: StoredProcess, kind: str) -> Iterator[tuple[float, dict[str, Any]]]:
     """Time and note of each mark of a kind, in order."""
     marks = process.marks.filter(pl.col("kind") == kind)
-    for start_s, note in marks.select("start_s", "note").rows():
-        yield start_s, json.loads(note)
+    for start_s, text in marks.select("start_s", "note").rows():
+        note = json.loads(text or "null")
+        if isinstance(note, dict) and _KEYS[kind] <= note.keys():
+            yield start_s, note

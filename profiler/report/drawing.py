@@ -23,7 +23,7 @@ DEVICE_COLOURS = ("#3c87c7", "#e08a1e", "#1f9e77", "#cc6fa3", "#d1552b", "#8a7bd
 _RAMP = ("#6455c9", "#2f86bd", "#2c9f86", "#8fa637", "#e5a02d")
 """Ordered series, smallest first: lightness rises all the way, so that order survives any colour vision."""
 
-_NEUTRAL = "#7d7d7d"
+NEUTRAL = "#7d7d7d"
 """Text and lines for a file whose background is not known: contrast 4.1 on white, 4.7 on #0d1117."""
 
 _FONT = "system-ui, -apple-system, 'Segoe UI', 'Helvetica Neue', Arial, sans-serif"
@@ -156,8 +156,8 @@ def _page(spec: dict[str, Any], bundle: str) -> str:
 def _styled(chart: alt.TopLevelMixin) -> dict[str, Any]:
     """The chart as a Vega-Lite specification, with the look of a file on an unknown background."""
     spec: dict[str, Any] = chart.to_dict()
-    line = {"domainColor": _NEUTRAL, "tickColor": _NEUTRAL, "gridColor": _NEUTRAL, "gridOpacity": 0.12}
-    text = {"labelColor": _NEUTRAL, "titleColor": _NEUTRAL, "labelFontSize": 12, "titleFontSize": 12}
+    line = {"domainColor": NEUTRAL, "tickColor": NEUTRAL, "gridColor": NEUTRAL, "gridOpacity": 0.12}
+    text = {"labelColor": NEUTRAL, "titleColor": NEUTRAL, "labelFontSize": 12, "titleFontSize": 12}
     spec["config"] = {
         **spec.get("config", {}),
         "background": "transparent",
@@ -167,8 +167,8 @@ def _styled(chart: alt.TopLevelMixin) -> dict[str, Any]:
         "axis": line | text | {"titleFontWeight": "normal", "titlePadding": 10, "labelPadding": 5},
         "legend": text | {"titleFontWeight": "bold", "symbolSize": 80, "rowPadding": 4},
         "header": text,
-        "title": {"color": _NEUTRAL, "subtitleColor": _NEUTRAL, "fontSize": 16, "subtitleFontSize": 12},
-        "text": {"color": _NEUTRAL},
+        "title": {"color": NEUTRAL, "subtitleColor": NEUTRAL, "fontSize": 16, "subtitleFontSize": 12},
+        "text": {"color": NEUTRAL},
     }
     return spec
 

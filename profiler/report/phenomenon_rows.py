@@ -43,6 +43,21 @@ def phenomenon_rows(summary: Mapping[str, Any]) -> list[RenderableType]:
     ]
 
 
+def over_seeds_row(together: Mapping[str, Any]) -> Text:
+    """The verdict over the seeds of an experiment, in a line."""
+    seeds = len(together["runs"])
+    asked = (
+        f", and {together['shown_in']} of {together['asked_seeds']} are asked for"
+        if together["shown_in"]
+        else ""
+    )
+    return Text.assemble(
+        ("phenomenon ", "bold"),
+        (together["outcome"], f"bold {STYLES[together['outcome']]}"),
+        f": in {together['shown']} of {seeds} {'seed' if seeds == 1 else 'seeds'}{asked}",
+    )
+
+
 def seeds_sentence(found: Mapping[str, Any]) -> str | None:
     """That one run is not the whole answer, where several seeds are asked for."""
     if (found["seeds"] or 1) < 2:

@@ -34,12 +34,13 @@ _LOSSES = {"training": "train loss", "validation": "val. loss"}
 
 
 def overview_table(frame: pl.DataFrame) -> RenderableType:
-    """All runs, one row each; emissions where they are known.
+    """All runs, one row each; emissions where they are known, verdicts where there are experiments.
 
     Args:
         frame: From `metrics.overview.overview`.
     """
-    emits = ("CO2e",) if frame["emissions_g"].count() else ()
+    more = {"emissions_g": "CO2e", "outcome": "verdict"}
+    known = [name for name in more if frame[name].count()]
     columns = ("run", "status", "steps", "tokens", "train loss", "time", "energy", "energy per", "MFU")
     rows = []
     for row in frame.iter_rows(named=True):
@@ -54,10 +55,13 @@ def overview_table(frame: pl.DataFrame) -> RenderableType:
             bounded_cell(row, _energy_cell(row[f"{source or 'measured'}_j"], "J", source)),
             _energy_cell(*energy_per(row, work_unit(row)), source),
             bounded_cell(row, _cell(row["mfu"], "fraction")),
-            bounded_cell(row, _energy_cell(row["emissions_g"], "g", source)),
         ]
-        rows.append(cells[: len(columns) + len(emits)])
-    return _with_legend(_table_of([*columns, *emits], rows), frame, _of_runs(frame))
+        last = {
+            "emissions_g": bounded_cell(row, _energy_cell(row["emissions_g"], "g", source)),
+            "outcome": row["outcome"] or _UNKNOWN,
+        }
+        rows.append([*cells, *(last[name] for name in known)])
+    return _with_legend(_table_of([*columns, *(more[name] for name in known)], rows), frame, _of_runs(frame))
 
 
 def points_table(frame: pl.DataFrame, *, wide: bool = True) -> RenderableType:

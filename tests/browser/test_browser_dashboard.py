@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+from fixtures_phenomena import experiment_run, play_curves
 from fixtures_runs import ROOT
 
 pytestmark = pytest.mark.browser
@@ -77,10 +81,23 @@ def start(runs_dir, port):
 
 
 @pytest.fixture(scope="module")
-def address(smoke_runs):
+def some_runs(smoke_runs, tmp_path_factory):
+    """The smoke sweep, and two experiments that are older."""
+    folder = tmp_path_factory.mktemp("browser") / "runs"
+    for day, workload in enumerate(("diffusion", "gates"), 1):
+        run = experiment_run(folder, partial(play_curves, workload), name=workload, workload=workload)
+        manifest = json.loads((run.path / "run.json").read_text())
+        dated = {**manifest, "created_at": f"2020-01-0{day}T00:00:00+00:00"}
+        (run.path / "run.json").write_text(json.dumps({k: v for k, v in dated.items() if k != "checksum"}))
+    shutil.copytree(smoke_runs, folder, dirs_exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def address(some_runs):
     """What the command printed, token included."""
     pytest.importorskip("streamlit")
-    server, address = start(smoke_runs, free_port())
+    server, address = start(some_runs, free_port())
     yield address
     server.send_signal(signal.SIGINT)
     assert server.wait(timeout=20) == 0
@@ -132,7 +149,7 @@ def chart_words(page):
     return page.get_by_test_id("stVegaLiteChart").first.inner_text()
 
 
-def test_a_click_in_the_table_opens_the_run(page, port, smoke_runs):
+def test_a_click_in_the_table_opens_the_run(page, port, smoke_runs, some_runs):
     page.goto(f"http://127.0.0.1:{port}/")
     table = page.get_by_test_id("stDataFrame")
     table.wait_for()
@@ -171,6 +188,23 @@ def test_points_can_be_downloaded(page, port):
         page.get_by_test_id("stDownloadButton").get_by_role("button").click()
     header = Path(waiting.value.path()).read_text().splitlines()[0]
     assert header.startswith("run_id,workload,preset,seed,params,budget_tokens")
+
+
+def test_an_experiment_is_chosen_in_the_table_and_drawn_against_joules(page, port):
+    page.goto(f"http://127.0.0.1:{port}/phenomena")
+    page.get_by_role("heading", name="gates/cpu").wait_for()
+    page.get_by_text("What it can do at each gate").wait_for()
+    table = page.get_by_test_id("stDataFrame").first
+    page.wait_for_timeout(1500)  # the table is a canvas: it has no element to wait for
+    table.click(position={"x": 130, "y": 87})
+    page.get_by_role("heading", name="diffusion/cpu").wait_for()
+    page.get_by_text("Vorticity fields").wait_for()
+    page.get_by_role("combobox", name="Experiment").click()
+    page.get_by_role("option", name="gates/cpu").click()
+    page.get_by_role("heading", name="gates/cpu").wait_for()
+    page.get_by_text("Joules", exact=True).click()
+    page.get_by_text("energy is estimated from CPU time, not measured").first.wait_for()
+    assert page.get_by_test_id("stException").count() == 0
 
 
 def test_an_address_with_a_strange_run_shows_the_newest(page, port):
