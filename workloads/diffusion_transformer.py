@@ -2,7 +2,9 @@
 
 Peebles & Xie 2023 (arXiv 2212.09748): a field is cut into patches, each a token; time and class enter every block as
 shift, scale and gate of what attention and MLP see and add (adaLN-Zero: all gates are zero at first). What we change:
-no autoencoder and no learned variance, RMSNorm for LayerNorm, and the attention and MLP of our other experiments.
+no autoencoder and no learned variance, RMSNorm for LayerNorm, the attention and MLP of our other experiments; and, as
+the fields are periodic, places are not learned but turned: queries and keys by whole turns around the square, so that
+attention depends on the distance between patches, whichever way round, and a shifted field gives a shifted answer.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from profiler.errors import InvalidValueError
-from workloads.transformer import MLP, Attention, rms_norm
+from workloads.transformer import MLP, Attention, Rotation, rms_norm
 from workloads.transformer_config import TransformerConfig
 
 FREQUENCIES = 64
@@ -32,7 +34,7 @@ class DiTConfig:
         classes: Kinds of fields.
         d_model: Width.
         n_layer: Blocks.
-        head_dim: Width of a head; divides `d_model`.
+        head_dim: Width of a head; divides `d_model`, and is a multiple of 4: half of it turns with x, half with y.
     """
 
     grid: int
@@ -47,6 +49,10 @@ class DiTConfig:
             raise InvalidValueError(
                 f"patch = {self.patch} does not cut a grid of {self.grid} into whole patches. Give a divisor of"
                 f" {self.grid}."
+            )
+        if self.head_dim % 4:
+            raise InvalidValueError(
+                f"head_dim = {self.head_dim} cannot turn with x and y alike. Give a multiple of 4, such as 16."
             )
         self.of_blocks()
 
@@ -69,9 +75,9 @@ class DiTConfig:
 
 
 def dit_params(config: DiTConfig) -> int:
-    """Every parameter: 18 d^2 a block, a third of it in the modulation, and what embeds, places and reads."""
+    """Every parameter: 18 d^2 a block, a third of it in the modulation, and what embeds and reads."""
     d, points = config.d_model, config.patch**2
-    embeddings = d * (2 * points + config.tokens + config.classes + FREQUENCIES + d)
+    embeddings = d * (2 * points + config.classes + FREQUENCIES + d)
     return embeddings + config.n_layer * (18 * d * d + 6 * d) + 2 * d * d + 2 * d
 
 
@@ -95,7 +101,9 @@ class DiT(nn.Module):
         self.config = config
         d, points = config.d_model, config.patch**2
         self.embed = nn.Linear(points, d, bias=False)
-        self.places = nn.Parameter(torch.randn(config.tokens, d) * 0.02)
+        cos, sin = torus_table(config.grid // config.patch, config.head_dim)
+        self.register_buffer("cos", cos, persistent=False)
+        self.register_buffer("sin", sin, persistent=False)
         self.time = nn.Sequential(
             nn.Linear(FREQUENCIES, d, bias=False), nn.SiLU(), nn.Linear(d, d, bias=False)
         )
@@ -116,9 +124,10 @@ class DiT(nn.Module):
             kinds: Class of each, int64 of shape (batch,).
         """
         condition = F.silu(self.time(waves(times)) + self.kind(kinds))
-        x = self.embed(patches(fields, self.config.patch)) + self.places
+        rotation = (self.get_buffer("cos"), self.get_buffer("sin"))
+        x = self.embed(patches(fields, self.config.patch))
         for block in self.blocks:
-            x = block(x, condition)
+            x = block(x, condition, rotation)
         shift, scale = self.modulate_last(condition).unsqueeze(1).chunk(2, dim=-1)
         return whole(self.read(rms_norm(x) * (1 + scale) + shift), self.config.patch)
 
@@ -133,15 +142,25 @@ class DiTBlock(nn.Module):
         nn.init.zeros_(self.modulate.weight)
         nn.init.zeros_(self.modulate.bias)
 
-    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+    def forward(self, x: Tensor, condition: Tensor, rotation: Rotation) -> Tensor:
         """Map the stream, (batch, tokens, d_model), to itself."""
-        of_attention, of_mlp = self.modulate(condition).unsqueeze(1).chunk(2, dim=-1)
-        for part, (shift, scale, gate) in (
-            (self.attention, of_attention.chunk(3, dim=-1)),
-            (self.mlp, of_mlp.chunk(3, dim=-1)),
-        ):
-            x = x + gate * part(rms_norm(x) * (1 + scale) + shift)
-        return x
+        shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = (
+            self.modulate(condition).unsqueeze(1).chunk(6, dim=-1)
+        )
+        x = x + gate * self.attention(rms_norm(x) * (1 + scale) + shift, rotation)
+        out: Tensor = x + mlp_gate * self.mlp(rms_norm(x) * (1 + mlp_scale) + mlp_shift)
+        return out
+
+
+def torus_table(side: int, head_dim: int) -> Rotation:
+    """Cosine and sine of each patch's angles, each of shape (side^2, head_dim / 2): 1, 2, .. side / 2 turns a square.
+
+    Half of the pairs turn with x, half with y; where there are more pairs than waves, these come again.
+    """
+    turns = torch.arange(head_dim // 4) % max(side // 2, 1) + 1
+    along = torch.outer(torch.arange(side) * (2 * math.pi / side), turns.float())
+    angles = torch.cat((along.repeat_interleave(side, dim=0), along.repeat(side, 1)), dim=1)
+    return angles.cos(), angles.sin()
 
 
 def waves(times: Tensor) -> Tensor:
