@@ -8,7 +8,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from workloads.navier_stokes import advection, energy, enstrophy, evolve, random_vorticity, spectrum, velocity
+from workloads.navier_stokes import (
+    advection,
+    energy,
+    enstrophy,
+    evolve,
+    random_vorticity,
+    spectrum,
+    transformed,
+    velocity,
+)
 
 N = 32
 
@@ -99,3 +108,14 @@ def test_a_spectrum_has_each_wave_in_its_shell_and_adds_up() -> None:
     field = turbulence()
     assert torch.allclose(spectrum(field).sum(dim=1), enstrophy(field), rtol=1e-3)
     assert spectrum(field).shape == (4, N // 2)
+
+
+def test_what_is_turned_mirrored_and_shifted_moves_as_the_fluid_does() -> None:
+    first = random_vorticity(2, 16, rms=3.0, generator=torch.Generator().manual_seed(0))
+    for seed in range(8):
+        before, after = (
+            transformed(field, torch.Generator().manual_seed(seed))
+            for field in (first, evolve(first, viscosity=0.02, time=0.5, dt=0.02))
+        )
+        assert torch.allclose(evolve(before, viscosity=0.02, time=0.5, dt=0.02), after, atol=1e-3)
+        assert not torch.allclose(before, first)

@@ -16,6 +16,7 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 import torch
@@ -27,7 +28,7 @@ from workloads.denoising import Fields, Wiener, draw, make_exam, noised
 from workloads.diffusion_transformer import DiT, DiTConfig, dit_params, forward_flops
 from workloads.experiment import CommonSettings, Experiment
 from workloads.learning_rate import set_rate, trapezoid
-from workloads.navier_stokes import energy, enstrophy, evolve, random_vorticity, spectrum
+from workloads.navier_stokes import energy, enstrophy, evolve, random_vorticity, spectrum, transformed
 from workloads.pictures import strip_of
 from workloads.settings_checks import check_choice, check_positive
 from workloads.trial import Trial
@@ -155,17 +156,15 @@ def make_fields(settings: DiffusionSettings, seed: int, device: torch.device) ->
     return fields.part(slice(HELD_OUT, None)), fields.part(slice(HELD_OUT))
 
 
-def transformed(fields: Tensor, generator: torch.Generator) -> Tensor:
-    """Fields that the same fluid could have: shifted, turned, and mirrored, which turns every eddy's sense."""
-    count, n = len(fields), fields.shape[-1]
-    shift = torch.randint(n, (2, count, 1), generator=generator).to(fields.device)
-    places = (torch.arange(n, device=fields.device) + shift) % n
-    moved = fields[
-        torch.arange(count, device=fields.device)[:, None, None], places[0][:, :, None], places[1][:, None, :]
-    ]
-    turns, mirrors = torch.randint(4, (2,), generator=generator).tolist()
-    turned = torch.rot90(moved, turns, (1, 2))
-    return -turned.flip(2) if mirrors % 2 else turned
+def lesson(fields: Fields, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """A batch: noised fields, their times, spread evenly over 0 .. 1, their classes, and v."""
+    device = fields.values.device
+    some = torch.randint(len(fields.values), (count,), generator=generator).to(device)
+    times = (torch.arange(count) + torch.rand(count, generator=generator)) / count
+    clean = transformed(fields.values[some], generator)
+    noise = torch.randn(clean.shape, generator=generator).to(device)
+    mixed, v = noised(clean, times.to(device), noise)
+    return mixed, times.to(device), fields.kinds[some], v
 
 
 def train(trial: Trial, width: int, fields: Fields) -> torch.nn.Module:
@@ -178,38 +177,20 @@ def train(trial: Trial, width: int, fields: Fields) -> torch.nn.Module:
     if settings.compile:
         model.compile()
     peak = settings.lr * math.sqrt(64 / width)
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=peak, betas=(0.9, 0.99), weight_decay=0.0, fused=True
-    )
+    optimizer = torch.optim.AdamW(model.parameters(), peak, betas=(0.9, 0.99), weight_decay=0.0, fused=True)
     optimizer.register_step_post_hook(lambda *_: averaged.update_parameters(model))
     generator = torch.Generator().manual_seed(trial.seed)
     flops = 3 * settings.batch_size * forward_flops(config)
+    rate = partial(trapezoid, steps=settings.steps, warmup=settings.warmup_steps, cooldown=settings.cooldown)
+    in_bf16 = torch.autocast(trial.device.type, torch.bfloat16, enabled=settings.precision == "bf16")
     with trial.arm(f"d_model {width}", params=dit_params(config), d_model=width) as arm:
         for step in arm.steps(settings.steps):
             with trial.run.phase("data"):
-                some = torch.randint(len(fields.values), (settings.batch_size,), generator=generator).to(
-                    trial.device
-                )
-                times = (
-                    torch.randperm(len(some), generator=generator)
-                    + torch.rand(len(some), generator=generator)
-                ) / len(some)
-                noise = torch.randn(len(some), settings.grid, settings.grid, generator=generator).to(
-                    trial.device
-                )
-                mixed, v = noised(transformed(fields.values[some], generator), times.to(trial.device), noise)
-            set_rate(
-                optimizer,
-                peak
-                * trapezoid(step, settings.steps, warmup=settings.warmup_steps, cooldown=settings.cooldown),
-            )
-            with (
-                trial.forward(),
-                torch.autocast(trial.device.type, torch.bfloat16, settings.precision == "bf16"),
-            ):
-                told = model(mixed, times.to(trial.device), fields.kinds[some])
-                loss = (told.float() - v).square().mean()
-            arm.learn(loss, optimizer, clip=1.0, samples=len(some), model_flops=flops)
+                mixed, times, kinds, v = lesson(fields, settings.batch_size, generator)
+            set_rate(optimizer, peak * rate(step))
+            with trial.forward(), in_bf16:
+                loss = (model(mixed, times, kinds).float() - v).square().mean()
+            arm.learn(loss, optimizer, clip=1.0, samples=settings.batch_size, model_flops=flops)
     return averaged.module
 
 

@@ -52,6 +52,18 @@ def evolve(vorticity: Tensor, *, viscosity: Tensor | float, time: float, dt: flo
     return _on_grid(modes, n)
 
 
+def transformed(fields: Tensor, generator: torch.Generator) -> Tensor:
+    """Fields that the same fluid could have: shifted, turned, and mirrored, which turns every eddy's sense."""
+    count, n = len(fields), fields.shape[-1]
+    shift = torch.randint(n, (2, count, 1), generator=generator).to(fields.device)
+    places = (torch.arange(n, device=fields.device) + shift) % n
+    each = torch.arange(count, device=fields.device)[:, None, None]
+    moved = fields[each, places[0][:, :, None], places[1][:, None, :]]
+    turns, mirrors = torch.randint(4, (2,), generator=generator).tolist()
+    turned = torch.rot90(moved, turns, (1, 2))
+    return -turned.flip(2) if mirrors % 2 else turned
+
+
 def advection(modes: Tensor, n: int) -> Tensor:
     """- u . grad omega, as modes, of the modes of omega."""
     u, v = _velocity(modes, n)
