@@ -45,7 +45,8 @@ class KeyValueCache:
         """Keep only the tokens at these places, int64 of shape (kept,)."""
         for layer in self.layers:
             if layer.keys is not None and layer.values is not None:
-                layer.keys, layer.values = layer.keys[:, :, places], layer.values[:, :, places]
+                layer.keys = layer.keys.index_select(2, places)
+                layer.values = layer.values.index_select(2, places)
 
     @property
     def nbytes(self) -> int:
