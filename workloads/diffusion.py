@@ -27,9 +27,9 @@ from profiler.errors import InvalidValueError
 from workloads.denoising import Fields, Wiener, draw, make_exam, noised
 from workloads.diffusion_transformer import DiT, DiTConfig, dit_params, forward_flops
 from workloads.experiment import CommonSettings, Experiment
+from workloads.field_pictures import strip_of
 from workloads.learning_rate import set_rate, trapezoid
 from workloads.navier_stokes import energy, enstrophy, evolve, random_vorticity, spectrum, transformed
-from workloads.pictures import strip_of
 from workloads.settings_checks import check_choice, check_positive
 from workloads.trial import Trial
 from workloads.verdict import Cost, Verdict, judged, mean_and_half_width

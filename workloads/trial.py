@@ -172,32 +172,23 @@ class Trial:
             yield
 
     @contextmanager
-<<<<<<< HEAD
     def apart(self, phase: Phase = "validation") -> Iterator[list[tuple[float, float]]]:
         """What is no training: evaluations, or with "data" the making of data. Not charged to the open arm.
 
         Yields:
             A list that holds its window when it has ended: for a `Cost` of its own.
         """
-        arm, start_s = self._open, self.now()
-        window: list[tuple[float, float]] = []
-=======
-    def apart(self, phase: Phase = "validation") -> Iterator[None]:
-        """What is no training: evaluations, or with "data" the making of data. Not charged to the open arm."""
         arm = self._open if self._open is not None and self._open.is_charged else None
->>>>>>> pages
+        start_s = self.now()
+        window: list[tuple[float, float]] = []
         if arm is not None:
             arm.pause()
         try:
             with self.run.phase(phase), torch.no_grad():
                 yield window
         finally:
-<<<<<<< HEAD
             window.append((start_s, self.now()))
-            if arm is not None:
-=======
             if arm is not None:  # not within another `apart`, which has paused it already
->>>>>>> pages
                 arm.resume()
 
     def point(self, curve: str, **values: float | int | str | bool | None) -> None:

@@ -9,7 +9,7 @@ import zlib
 import numpy as np
 import pytest
 
-from workloads.pictures import BLUE, RED, png, strip_of
+from workloads.field_pictures import BLUE, RED, png, strip_of
 
 
 def decoded(data: bytes) -> tuple[np.ndarray, np.ndarray]:
