@@ -352,7 +352,7 @@ PRESETS = {
         sample_steps=2,
     ),
     "cpu": DiffusionSettings(threads=2),
-    "gpu": DiffusionSettings(  # DiT-S, -B and -L of the paper, on 256 tokens
+    "gpu": DiffusionSettings(  # the widths of DiT-S, -B and -L of the paper, on 256 tokens
         grid=128,
         viscosities=(0.001, 0.002, 0.005),
         time_step=0.01,
