@@ -306,6 +306,8 @@ def test_the_smoke_preset_goes_the_whole_way(tmp_path: Path) -> None:
     curves = phenomenon_curves(run)
     assert curves["loss"]["gflops"].is_sorted()
     assert {"params", "half_width"} <= set(curves["loss"].columns)
+    assert curves["loss"]["arm"].to_list() == ["d_model 16", "d_model 32", "d_model 48"]
+    assert (curves["loss"]["duration_s"] > 0).all()
     assert curves["spectrum"].group_by("kind", "nu").len()["len"].to_list() == [8] * 9
     assert curves["fields"].select("kind", "nu").n_unique() == 6
     assert base64.b64decode(curves["fields"]["png"][0]).startswith(b"\x89PNG")

@@ -244,7 +244,7 @@ def read_cached(model: Transformer, tokens: Tensor, *, sinks: int, size: int) ->
     """Read with a cache that keeps the first `sinks` tokens and the newest, `size` in all.
 
     Keys are turned by their place in the cache, not in the stream: no distance exceeds what was trained. A ring buffer
-    would save the copies, 5 to 25 % of a token's time, but not the turning of all keys for each token.
+    would save copies, a seventh of a token's time at 8 tokens and a third at 64, but not the turning of all keys.
     """
     cache = KeyValueCache(model.config.n_layer)
     places = torch.arange(size, device=tokens.device)

@@ -31,7 +31,7 @@ from workloads.field_pictures import strip_of
 from workloads.learning_rate import set_rate, trapezoid
 from workloads.navier_stokes import energy, enstrophy, evolve, random_vorticity, spectrum, transformed
 from workloads.settings_checks import check_choice, check_positive
-from workloads.trial import Trial
+from workloads.trial import Arm, Trial
 from workloads.verdict import Cost, Verdict, judged, mean_and_half_width
 
 Precision = Literal["32", "bf16"]
@@ -167,7 +167,7 @@ def lesson(fields: Fields, count: int, generator: torch.Generator) -> tuple[Tens
     return mixed, times.to(device), fields.kinds[some], v
 
 
-def train(trial: Trial, width: int, fields: Fields) -> torch.nn.Module:
+def train(trial: Trial, arm: Arm, width: int, fields: Fields) -> torch.nn.Module:
     """Train a model; the average of its weights. Fields, times and noise are the same for every width."""
     settings: DiffusionSettings = trial.settings
     config = settings.config(width)
@@ -183,14 +183,13 @@ def train(trial: Trial, width: int, fields: Fields) -> torch.nn.Module:
     flops = 3 * settings.batch_size * forward_flops(config)
     rate = partial(trapezoid, steps=settings.steps, warmup=settings.warmup_steps, cooldown=settings.cooldown)
     in_bf16 = torch.autocast(trial.device.type, torch.bfloat16, enabled=settings.precision == "bf16")
-    with trial.arm(f"d_model {width}", params=dit_params(config), d_model=width) as arm:
-        for step in arm.steps(settings.steps):
-            with trial.run.phase("data"):
-                mixed, times, kinds, v = lesson(fields, settings.batch_size, generator)
-            set_rate(optimizer, peak * rate(step))
-            with trial.forward(), in_bf16:
-                loss = (model(mixed, times, kinds).float() - v).square().mean()
-            arm.learn(loss, optimizer, clip=1.0, samples=settings.batch_size, model_flops=flops)
+    for step in arm.steps(settings.steps):
+        with trial.run.phase("data"):
+            mixed, times, kinds, v = lesson(fields, settings.batch_size, generator)
+        set_rate(optimizer, peak * rate(step))
+        with trial.forward(), in_bf16:
+            loss = (model(mixed, times, kinds).float() - v).square().mean()
+        arm.learn(loss, optimizer, clip=1.0, samples=settings.batch_size, model_flops=flops)
     return averaged.module
 
 
@@ -298,14 +297,16 @@ def answer(trial: Trial) -> Verdict:
     exam = make_exam(held_out, settings.noises, trial.seed)
     losses: dict[int, list[float]] = {}
     for width in settings.widths:
-        model = train(trial, width, fields)
-        with trial.apart():
-            losses[width] = exam.losses(model).tolist()
-        config, (mean, half) = settings.config(width), mean_and_half_width(losses[width])
-        gflops = forward_flops(config) / 1e9
-        trial.point(
-            "loss", d_model=width, params=dit_params(config), gflops=gflops, loss=mean, half_width=half
-        )
+        config = settings.config(width)
+        with trial.arm(f"d_model {width}", params=dit_params(config), d_model=width) as arm:
+            model = train(trial, arm, width, fields)
+            with trial.apart():
+                losses[width] = exam.losses(model).tolist()
+            loss, half = mean_and_half_width(losses[width])
+            gflops = forward_flops(config) / 1e9
+            trial.point(
+                "loss", d_model=width, params=dit_params(config), gflops=gflops, loss=loss, half_width=half
+            )
     with trial.apart():
         physics, cost = look(trial, model, fields, held_out)
         unguessed, linear = exam.losses(None).tolist(), exam.losses(Wiener(fields)).tolist()
@@ -351,7 +352,7 @@ PRESETS = {
         sample_steps=2,
     ),
     "cpu": DiffusionSettings(threads=2),
-    "gpu": DiffusionSettings(  # DiT-S, -B and -L of the paper, on 256 tokens
+    "gpu": DiffusionSettings(  # the widths of DiT-S, -B and -L of the paper, on 256 tokens
         grid=128,
         viscosities=(0.001, 0.002, 0.005),
         time_step=0.01,
