@@ -123,6 +123,14 @@ def test_the_peak_and_the_threshold_are_marked(seen: dict[str, Seen]):
     assert {p["series"] for p in points_of(drawn("double-descent", one, "epoch"))} == {"width 6", "width 32"}
 
 
+def test_against_joules_lines_follow_the_sweep_and_not_its_joules(seen: dict[str, Seen]):
+    spec = drawn("double-descent", [seen["double-descent"]], "width", "energy")
+    (line,) = [layer for layer in spec["layer"] if layer["mark"].get("type") == "line"]
+    assert line["encoding"]["order"]["field"] == "place"
+    places = [p["place"] for p in points_of(spec) if p["series"] == "test error"]
+    assert places == sorted(places)
+
+
 def test_the_crossover_has_four_students_and_the_gain_its_interval(seen: dict[str, Seen]):
     one = [seen["distillation"]]
     assert len({p["series"] for p in points_of(drawn("distillation", one, "crossover"))}) == 4

@@ -104,7 +104,9 @@ def plot(points: Sequence[pl.DataFrame], look: Look) -> alt.LayerChart:
             "dashed:N", scale=alt.Scale(domain=[False, True], range=[[1, 0], [5, 4]]), legend=None
         )
         line = base.mark_line(strokeWidth=1.4 if many else 2, opacity=0.75 if many else 1, clip=True)
-        layers.append(line.encode(x, y, colour, dash, detail=detail))
+        # joules of one training need not rise with its size: lines follow the order of the points
+        order = {"order": alt.Order("place:Q")} if look.across.from_energy else {}
+        layers.append(line.encode(x, y, colour, dash, detail=detail, **order))
     dot = base.mark_circle(size=28 if look.joined else 70, opacity=1, clip=True)
     layers.append(dot.encode(x, y, colour, tooltip=_tooltip(look, many=many)))
     marked = base.transform_filter(alt.datum.mark).mark_point(
@@ -179,7 +181,7 @@ def _told(shown: pl.DataFrame, look: Look) -> pl.DataFrame:
         )
         for column, axis in (("x", look.across), ("y", look.up))
     }
-    return shown.with_columns(**texts)
+    return shown.with_columns(**texts).with_row_index("place")
 
 
 def _tooltip(look: Look, *, many: bool) -> list[Any]:
