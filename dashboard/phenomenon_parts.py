@@ -13,7 +13,7 @@ from dashboard.phenomenon_list import Listed
 from dashboard.plain import plain
 from dashboard.tables import draw_table
 from profiler.report.phenomena import Across, Picture, Seen, pictures
-from profiler.report.phenomenon_rows import arm_cells, cost_texts, figure_texts
+from profiler.report.phenomenon_rows import arm_cells, break_even_texts, cost_texts, figure_texts
 from profiler.report.tables import ESTIMATED
 
 _HEIGHT, _WIDE_HEIGHT = 320, 380
@@ -95,7 +95,12 @@ def figures(one: Listed, runs: Sequence[str]) -> None:
 
 def costs(one: Listed, runs: Sequence[str]) -> None:
     """What parts of the experiment cost, a column a seed."""
-    _by_seed("Costs", "cost", one, {name: cost_texts(one.found[name]) for name in runs})
+    _by_seed(
+        "Costs",
+        "cost",
+        one,
+        {name: cost_texts(one.found[name]) | break_even_texts(one.found[name]) for name in runs},
+    )
 
 
 def arms(one: Listed, runs: Sequence[str]) -> None:

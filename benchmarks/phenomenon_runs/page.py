@@ -12,7 +12,7 @@ from profiler.metrics.overview import overview
 from profiler.metrics.phenomena import over_seeds, spent
 from profiler.metrics.points import scale_points
 from profiler.metrics.summary import summarize
-from profiler.report.phenomenon_rows import cost_texts, figure_texts, price_text
+from profiler.report.phenomenon_rows import break_even_texts, cost_texts, figure_texts, price_text
 from profiler.report.quantity import UNKNOWN, format_quantity
 from profiler.store.run import StoredRun
 
@@ -63,6 +63,7 @@ def _run_row(one: Done, runs: Mapping[str, StoredRun], factors: CarbonFactors) -
         **spent(overview([run], factors).to_dicts()),
         "figures": found.get("figures", {}),
         "costs": found.get("costs", []),
+        "break_even": found.get("break_even", []),
         "arms": found.get("arms", []),
     }
 
@@ -137,7 +138,10 @@ def _sections(phenomena: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 
 def _numbers(one: Mapping[str, Any]) -> Iterator[str]:
     """Figures and costs, a column a run; of a sweep its own."""
-    columns = {row["run"]: {**figure_texts(row["figures"]), **cost_texts(row)} for row in one["runs"]}
+    columns = {
+        row["run"]: {**figure_texts(row["figures"]), **cost_texts(row), **break_even_texts(row)}
+        for row in one["runs"]
+    }
     if "figures" in one:
         columns = {"the sweep": figure_texts(one["figures"])}
     columns = {name: texts for name, texts in columns.items() if texts}

@@ -76,7 +76,8 @@ def joules_per_answer(seen: Sequence[Seen]) -> alt.LayerChart:
     points = [point for one in seen for point in _priced(one)]
     if not points:
         raise UsageError(
-            "The joules of an answer are unknown: they are measured at the end of the experiment."
+            "The joules of an answer are unknown: no sensor gave any, answering took too little time to tell, or the"
+            " experiment has not ended."
         )
     estimated = {point["source"] for point in points} == {"estimated"}
     frame = pl.DataFrame(points)

@@ -89,8 +89,8 @@ def progress(frame: pl.DataFrame, across: Across, step: str = "step") -> tuple[s
         return step, Axis(name=step, title="Training step", unit="")
     if frame["energy_j"].null_count() == len(frame):
         raise UsageError(
-            "The joules of these trainings are unknown: no sensor gave any, or the training has not ended. Draw against"
-            " steps instead."
+            "The joules of these trainings are unknown: no sensor gave any, they took too little time to tell, or they"
+            " have not ended. Draw against steps instead."
         )
     estimated = set(frame["source"].drop_nulls()) == {"estimated"}
     title = "Training energy, estimated" if estimated else "Training energy"
