@@ -92,13 +92,13 @@ class DistillationSettings(CommonSettings):
     teacher_lr: float = 2e-3
     student_d_model: int = 8
     student_n_layer: int = 1
-    student_steps: int = 400
+    student_steps: int = 800
     student_lr: float = 3e-2
     batch_size: int = 32
     real_bytes: tuple[int, ...] = (4096, 16384, 65536, 262144, 1048576)
     synthetic_sequences: int = 1024
     soft_top: int = 32
-    eval_every: int = 50
+    eval_every: int = 100
     validation_sequences: int = 512
     queries: int = 512
     query_batch: int = 256
