@@ -11,7 +11,7 @@ import json
 import os
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,30 +51,28 @@ def _fill(disk: Path) -> Path:
 
 def full_disks(trials: int, folder: Path) -> Outcome:
     """Full at the start, midway, and without a single inode left; freed again; and never freed."""
-    ways = (_full_midway, _full_at_start, _no_inodes_at_start, _never_freed)
-    return _tried([(way.__name__.strip("_"), way) for way in ways], trials, folder)
+    return _tried((_full_midway, _full_at_start, _no_inodes_at_start, _never_freed), trials, folder)
 
 
 def read_only(trials: int, folder: Path) -> Outcome:
     """A file system that is read-only at the start, and a folder that becomes so midway, for another user than root."""
-    ways = (_read_only_at_start, _read_only_midway)
-    return _tried([(way.__name__.strip("_"), way) for way in ways], trials, folder)
+    return _tried((_read_only_at_start, _read_only_midway), trials, folder)
 
 
 def slow_and_quota(trials: int, folder: Path) -> Outcome:
     """Every call hangs for half a minute, midway or while the training ends; a quota."""
-    ways = (_quota_midway, _hangs_midway, _hangs_at_end)
-    return _tried([(way.__name__.strip("_"), way) for way in ways], trials, folder)
+    return _tried((_quota_midway, _hangs_midway, _hangs_at_end), trials, folder)
 
 
 Way = Callable[[Path], tuple[dict[str, Any], str | None]]
 
 
-def _tried(ways: list[tuple[str, Way]], trials: int, folder: Path) -> Outcome:
+def _tried(ways: Sequence[Way], trials: int, folder: Path) -> Outcome:
     """Every way in turn, as often as it takes."""
     failures, hooks, ends_s = list[str](), Hooks(), [0.0]
     for trial in range(trials):
-        name, way = ways[trial % len(ways)]
+        way = ways[trial % len(ways)]
+        name = way.__name__.strip("_")
         own = folder / f"{trial}-{name}"
         own.mkdir()
         with hooks.beside_a_twin(own):
@@ -140,11 +138,12 @@ def _never_freed(folder: Path) -> tuple[dict[str, Any], str | None]:
     with _small_disk(folder, "size=1m") as disk:
         one = victim(disk / "runs", folder / "stop")
         one.opened()
-        time.sleep(1.5)
+        while _stored(disk / "runs") <= 50:
+            time.sleep(0.1)
         _fill(disk)
         time.sleep(2.0)
         told, log = one.end()
-        stored = len(open_run(disk / "runs", "victim").processes[0].steps)
+        stored = _stored(disk / "runs")
         if not 50 < stored < told["steps"]:
             return told, f"{stored} of {told['steps']} steps are stored"
         *first, last = log.splitlines()
@@ -209,9 +208,9 @@ def _hangs_midway(folder: Path) -> tuple[dict[str, Any], str | None]:
     one = _shimmed(folder)
     (folder / "runs.hang").touch()
     time.sleep(1.0)
-    stored = len(open_run(folder / "runs", "victim").processes[0].steps)
+    stored = _stored(folder / "runs")
     time.sleep(HANG_S - 1.0)
-    if len(open_run(folder / "runs", "victim").processes[0].steps) != stored:
+    if _stored(folder / "runs") != stored:
         return {}, "the disk did not hang"
     (folder / "runs.hang").unlink()
     time.sleep(1.0)
@@ -227,6 +226,11 @@ def _hangs_at_end(folder: Path) -> tuple[dict[str, Any], str | None]:
     if not 5.0 < told["close_s"] < MOST_END_S:
         return told, f"the end took {told['close_s']:.1f} s"
     return told, _warnings(log, 1)
+
+
+def _stored(runs: Path) -> int:
+    """Steps that can be read of the victim's run by now."""
+    return len(open_run(runs, "victim").processes[0].steps)
 
 
 def _wrong(told: dict[str, Any], log: str, *, thinned: bool = False, warnings: int = 1) -> str | None:

@@ -76,8 +76,9 @@ class Hooks:
         return f"hooks took {p99_us:.0f} us (p99)" if judged and p99_us > MOST_HOOK_US else None
 
     def __str__(self) -> str:
-        p99, well_p99, longest, well_longest = (
-            _median(hooks, name) for name in ("p99", "longest") for hooks in (self.faulty, self.well)
+        p99, well_p99 = (_median(hooks, "p99") for hooks in (self.faulty, self.well))
+        longest, well_longest = (
+            max((one["longest"] for one in hooks), default=math.nan) for hooks in (self.faulty, self.well)
         )
         return (
             f"hook p99 {p99:.0f} us, longest {longest / 1e3:.1f} ms (without the fault {well_p99:.0f} us, "
