@@ -221,5 +221,5 @@ def test_a_call_cannot_have_taken_longer_than_there_was_room():
 def test_a_duration_that_no_call_has_is_no_reading():
     bad = _readings().with_columns(took_s=pl.when(pl.col("time_s") > 19.0).then(float("nan")).otherwise(0.0))
     found, faults = _energy(bad)
-    assert faults == "10 readings of its counter were negative or not finite, and were left out"
+    assert faults == "10 readings of its counter were negative or not finite, and left out"
     assert found.energy_j == pytest.approx(TRUE_J)
