@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -83,17 +84,26 @@ model, data = Model(), DataLoader(TensorDataset(torch.randn(8, 2)), 2)
 """
 
 
-def test_the_readmes_example_runs(tmp_path: Path) -> None:
-    (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+LOOP_SCRIPT = """
+import torch
+model, loader = torch.nn.Linear(2, 2), [torch.randn(4, 2) for _ in range(5)]
+"""
+
+
+@pytest.mark.parametrize(("number", "before"), [(0, README_SCRIPT), (1, LOOP_SCRIPT)])
+def test_the_readmes_examples_run(number: int, before: str, tmp_path: Path) -> None:
+    examples = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert len(examples) == 2
     done = subprocess.run(
-        [sys.executable, "-c", README_SCRIPT + example],
+        [sys.executable, "-c", before + examples[number]],
         cwd=tmp_path,
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert len(list((tmp_path / "runs").glob("*/run.json"))) == 1
+    (manifest,) = (tmp_path / "runs").glob("*/run.json")
+    assert json.loads(manifest.read_text())["status"] == "finished"
 
 
 def test_no_path_of_a_machine_is_in_the_project() -> None:
