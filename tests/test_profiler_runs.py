@@ -409,3 +409,18 @@ def test_a_run_without_its_manifest_gives_no_reason_that_nobody_recorded(tmp_pat
     notes = summarize(scan_runs(tmp_path)[0])["notes"]
     assert notes["workload"] == notes["params"] == "the run's manifest cannot be read"
     assert "lacks what a Manifest needs" in notes["manifest"]
+
+
+def test_a_folder_that_a_full_disk_left_without_its_mark_is_ours_by_its_runs(tmp_path: Path):
+    (tmp_path / "lm-1" / "attempt-1").mkdir(parents=True)
+    assert writable_runs_dir(tmp_path) == tmp_path
+    assert readable_runs_dir(tmp_path) == tmp_path
+
+
+def test_a_refusal_without_a_number_keeps_its_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def refuse(self: Path, *args: object, **kwargs: object) -> None:
+        raise OSError("a driver of somebody's")
+
+    monkeypatch.setattr(Path, "write_text", refuse)
+    with pytest.raises(RunsFolderError, match=r"cannot be written to .a driver of somebody's., so nothing"):
+        writable_runs_dir(tmp_path)

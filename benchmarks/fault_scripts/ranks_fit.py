@@ -24,7 +24,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.utils.data import DataLoader, TensorDataset
 
 from profiler import EfficiencyMonitor
-from profiler.integrations import lightning as bridge
+from profiler.integrations import opening as bridge
 from profiler.measure.probes import open_probes
 
 TOLD = json.loads(sys.argv[1])

@@ -11,7 +11,7 @@ the checkpoint's. Else it is a run of its own that names the one it came from.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,7 @@ class Allotment:
         resumed: The checkpoint of this very run that it goes on from.
         parent: The checkpoint of another run that it goes on from.
         why: Why it is not the run that it asked to be.
+        unclaimed: Why the attempt could not be claimed, so that another training may take the same one.
         before: The manifest that an earlier attempt left.
     """
 
@@ -71,6 +72,7 @@ class Allotment:
     resumed: ResumePoint | None = None
     parent: ResumePoint | None = None
     why: str | None = None
+    unclaimed: str | None = None
 
 
 def allot(runs_dir: Path, wish: Wish, place: Place) -> Allotment:
@@ -95,21 +97,17 @@ def allot(runs_dir: Path, wish: Wish, place: Place) -> Allotment:
             if why:
                 refused = refused or (f"{name!r} {why}" if base else None)
                 continue
-        lease, taken = _take(run_dir, known[-1] + 1 if known else 1, job)
-        if not taken:
-            return _allotment(run_dir, known[-1] + 1 if known else 1, wish, refused, lease)
+        attempt = known[-1] + 1 if known else 1
+        try:
+            lease = claim(run_dir, attempt, job)
+        except OSError as error:  # a disk that refuses is the writer's business
+            unclaimed = error.strerror or str(error)
+            return replace(_allotment(run_dir, attempt, wish, refused), unclaimed=unclaimed)
+        if lease is not None or job_of(run_dir, attempt) == job:
+            return _allotment(run_dir, attempt, wish, refused, lease)
         if base:
             refused = refused or f"{name!r} was taken by another training in the same moment"
     raise AssertionError("names never end")
-
-
-def _take(run_dir: Path, attempt: int, job: Job) -> tuple[Lease | None, bool]:
-    """The lease of an attempt, and whether it is another job's; a disk that refuses is the writer's business."""
-    try:
-        lease = claim(run_dir, attempt, job)
-    except OSError:
-        return None, False
-    return lease, lease is None and job_of(run_dir, attempt) != job
 
 
 def _allotment(

@@ -219,6 +219,11 @@ class Session:
         run_id, parent = allotted.run_dir.name, allotted.parent
         if allotted.why is not None:
             self.guard.warn("the run's name", f"{allotted.why}, so this one is {run_id!r}")
+        if allotted.unclaimed is not None:
+            self.notes["the run's name"] = (
+                f"the folder of attempt {allotted.attempt} could not be claimed ({allotted.unclaimed}), so another"
+                " training of this name that began in the same moment may have stored its rows beside these"
+            )
         if parent is not None:
             where = f"step {parent.step} of {parent.run_id!r}, attempt {parent.attempt}"
             self.notes["went on from"] = f"this training went on from {where}, and is a run of its own"
