@@ -13,8 +13,6 @@ import os
 import re
 import secrets
 import shlex
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -73,37 +71,30 @@ def writable_runs_dir(path: Path) -> Path:
     Raises:
         RunsFolderError: It is a file, read-only, or a folder that holds something else.
     """
-    with _writing(path):
+    if os.path.lexists(path):
+        _check_folder(path)
+    try:
         path.mkdir(parents=True, exist_ok=True)
-    if not path.exists():
-        return path
-    _check_folder(path)
-    with _writing(path):
-        if not (path / MARK_NAME).exists():
-            (path / MARK_NAME).write_text(_MARK_TEXT, encoding="utf-8")
+        mark = path / MARK_NAME
+        if not mark.exists():
+            mark.write_text(_MARK_TEXT, encoding="utf-8")
+    except FileExistsError:
+        raise RunsFolderError(
+            f"The runs folder {str(path)!r} is a file. Name a folder with --runs-dir."
+        ) from None
+    except OSError as error:
+        if error.errno in NO_SPACE:
+            return path
+        raise RunsFolderError(
+            f"The runs folder {str(path)!r} cannot be written to ({error.strerror or error}), so nothing could be"
+            " recorded. Name another with --runs-dir, or mend its permissions."
+        ) from None
     if not os.access(path, os.W_OK):
         raise RunsFolderError(
             f"The runs folder {str(path)!r} is read-only, so nothing could be recorded."
             " Name another with --runs-dir, or mend its permissions."
         )
     return path
-
-
-@contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    """Make of what a file system refuses a sentence; a full disk passes."""
-    try:
-        yield
-    except FileExistsError:
-        raise RunsFolderError(
-            f"The runs folder {str(path)!r} is a file. Name a folder with --runs-dir."
-        ) from None
-    except OSError as error:
-        if error.errno not in NO_SPACE:
-            raise RunsFolderError(
-                f"The runs folder {str(path)!r} cannot be written to ({error.strerror or error}), so nothing could be"
-                " recorded. Name another with --runs-dir, or mend its permissions."
-            ) from None
 
 
 def new_run_id(workload: str | None, *, now: datetime | None = None) -> str:
