@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,8 @@ from workloads.distillation import (
     WORKLOAD,
     Comparison,
     DistillationSettings,
+    Trained,
+    compare,
     crossover,
     judge,
     num_all_params,
@@ -152,8 +156,13 @@ def test_the_student_is_counted_with_its_embedding() -> None:
 
 def curve_of(*gains: float, half_width: float = 0.01) -> list[Comparison]:
     return [
-        Comparison(4096 * 4**i, 2.4 + gain, 2.45, 2.4, 2.35, gain, half_width) for i, gain in enumerate(gains)
+        Comparison(4096 * 4**i, 2.4 + gain, 2.45, 2.4, 2.35, gain, half_width, 0.02)
+        for i, gain in enumerate(gains)
     ]
+
+
+def trained(*losses: Sequence[float]) -> Trained:
+    return Trained("it", small_model(), torch.tensor(losses, dtype=torch.float64), [(0.0, 1.0)])
 
 
 KNOWN: dict[str, Any] = {
@@ -161,7 +170,26 @@ KNOWN: dict[str, Any] = {
     "teacher_params": 700_000,
     "student_params": 5000,
     "sequences": 512,
+    "students": 3,
 }
+
+
+def test_an_interval_is_over_sequences_and_first_weights() -> None:
+    soft = trained((1.0, 1.0, 1.0, 1.0), (1.0, 1.0, 1.0, 1.0), (1.0, 1.0, 1.0, 1.0))
+    scratch = trained((1.1, 1.3, 1.1, 1.3), (1.2, 1.4, 1.2, 1.4), (1.3, 1.5, 1.3, 1.5))
+    found = compare(4096, scratch, soft, soft, soft)
+    assert found.gain == pytest.approx(0.3)
+    assert found.apart == pytest.approx(0.1)
+    over_sequences, over_weights = (
+        1.96 * 0.2 / 3**0.5 / 2,
+        4.303 * 0.1 / 3**0.5,
+    )  # t of two degrees of freedom
+    assert found.gain_half_width == pytest.approx(math.hypot(over_sequences, over_weights), rel=1e-3)
+
+
+def test_one_training_of_each_has_no_interval() -> None:
+    soft, scratch = trained((1.0, 1.0)), trained((1.1, 1.3))
+    assert math.isnan(compare(4096, scratch, soft, soft, soft).gain_half_width)
 
 
 def test_a_gain_that_turns_into_a_loss_is_shown() -> None:
@@ -173,8 +201,8 @@ def test_a_gain_that_turns_into_a_loss_is_shown() -> None:
 @pytest.mark.parametrize(
     ("gains", "part"),
     [
-        ((0.3, 0.1, 0.05), "65,536 bytes of real text were better"),
-        ((0.3, 0.1, -0.009), "65,536 bytes of real text were better"),  # within its interval
+        ((0.3, 0.1, 0.05), "65,536 bytes of real text, none read twice, were better"),
+        ((0.3, 0.1, -0.009), "65,536 bytes of real text, none read twice"),  # within its interval
         ((0.005, 0.0, -0.1), "better than 4,096 bytes of real text"),
         ((-0.1, 0.0, 0.1), "better than 4,096 bytes of real text"),
     ],
@@ -185,7 +213,7 @@ def test_what_does_not_turn_is_not_shown(gains: tuple[float, ...], part: str) ->
     assert part in verdict.reason
 
 
-@pytest.mark.parametrize("changed", [{"sequences": 255}, {"teacher_loss": 2.36}])
+@pytest.mark.parametrize("changed", [{"sequences": 255}, {"students": 2}, {"teacher_loss": 2.36}])
 def test_what_is_no_test_cannot_be_told(changed: dict[str, Any]) -> None:
     assert judge(curve_of(0.3, 0.1, -0.05), **{**KNOWN, **changed}).outcome == "can't tell"
 
@@ -245,8 +273,10 @@ def test_a_saving_within_its_bars_has_no_upper_end() -> None:
     ("settings", "message"),
     [
         ({"student_d_model": 16}, "less than 1/100 .* smaller student_d_model"),
-        ({"real_bytes": (4096,)}, "shows no crossover: it takes two sizes"),
+        ({"real_bytes": ()}, "shows no crossover: it takes one size"),
+        ({"real_bytes": (4096, 1638400)}, "less than a student reads \\(1,638,400"),
         ({"real_bytes": (65536, 4096)}, "each larger than the one before"),
+        ({"students": 0}, "students = 0 is not a positive number"),
         ({"real_bytes": (16, 4096)}, "of a sequence \\(64\\) at least"),
         ({"soft_top": 0}, "soft_top = 0 is not a positive number"),
     ],
@@ -284,7 +314,7 @@ def test_a_text_that_the_oracle_would_read_twice_is_refused_before_anything_is_w
     (tmp_path / "text.txt").write_text("some text " * 2000)
     settings = DistillationSettings(data=str(tmp_path / "text.txt"))
     runs = tmp_path / "runs"
-    with pytest.raises(InvalidValueError, match="no student of unlimited data to compare with"):
+    with pytest.raises(InvalidValueError, match="none of unlimited data to compare with"):
         WORKLOAD.train(
             RunRequest(runs_dir=runs, workload="distillation", preset="cpu", seed=0, settings=settings)
         )
@@ -308,8 +338,8 @@ def test_a_smoke_run_has_its_curve_its_arms_and_its_break_even(tmp_path: Path, t
         "student, hard labels",
         "student, soft labels",
         "student, oracle",
+        "student, 512 bytes",
         "student, 1024 bytes",
-        "student, 4096 bytes",
     ]
     students = found["arms"][1:]
     assert len({arm["facts"]["model_flops"] for arm in students}) == 1
@@ -317,6 +347,10 @@ def test_a_smoke_run_has_its_curve_its_arms_and_its_break_even(tmp_path: Path, t
     assert all(cost["duration_s"] > 0 for cost in found["costs"])
     assert len(found["break_even"]) == 2
     curve = phenomenon_curves(run)["crossover"]
-    assert curve["real_bytes"].to_list() == [1024, 4096]
-    assert curve["arm"].to_list() == ["student, 1024 bytes", "student, 4096 bytes"]
+    assert curve["real_bytes"].to_list() == [512, 1024, 2048]
+    assert curve["arm"].to_list() == ["student, 512 bytes", "student, 1024 bytes", "student, oracle"]
+    assert students[0]["facts"]["steps"] == 2 * settings.student_steps
+    one = next(cost for cost in found["costs"] if "one student" in cost["cost"])
+    soft = next(arm for arm in students if "soft" in arm["arm"])
+    assert one["duration_s"] < soft["duration_s"]
     assert (curve["duration_s"] > 0).all()

@@ -26,6 +26,8 @@ Batches = Sequence[tuple[Tensor, Tensor]]
 """Inputs and targets, each int64 of shape (batch, time)."""
 
 COOLDOWN = 0.3
+SEEDS_APART = 1_000_003
+"""Between first weights of one trial: no other trial's seed is met."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,9 +117,9 @@ def check_finite(what: str, value: float, rate: str) -> None:
         )
 
 
-def make_model(config: TransformerConfig, trial: Trial) -> Transformer:
-    """A fresh model; one shape has the same weights each time in one trial, so that trainings are pairs."""
-    torch.manual_seed(trial.seed)
+def make_model(config: TransformerConfig, trial: Trial, number: int = 0) -> Transformer:
+    """A fresh model; one shape has the same weights for each number in one trial, so that trainings are pairs."""
+    torch.manual_seed(trial.seed + SEEDS_APART * number)
     return Transformer(config).to(trial.device)
 
 

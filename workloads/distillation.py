@@ -3,7 +3,8 @@
 A teacher is trained on text; it writes text of its own. A student learns from that text (hard labels), or also from the
 teacher's probabilities for each token of it (soft labels), and is held against the same student trained on real text:
 on little of it, on more, and on as much as it can read. Where real text is scarce the teacher's is better; where there
-is enough it is not. The size at which they meet is the answer.
+is enough it is not. The size at which they meet is the answer. Two trainings of so small a student differ by more than
+sequences do, so each is trained from several first weights, and they are part of every interval.
 
 Soft labels: Hinton et al. 2015 (arXiv 1503.02531); small models on text that large ones wrote: Eldan & Li 2023
 (TinyStories, arXiv 2305.07759), Gunasekar et al. 2023 (phi-1, arXiv 2306.11644). What we change: bytes instead of
@@ -14,12 +15,14 @@ probable tokens at temperature 1, and the curve over sizes of real text where th
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
 import torch
+from scipy.stats import t as student_t
 from torch import Tensor
 
 from profiler.errors import InvalidValueError
@@ -40,18 +43,21 @@ from workloads.lesson import Lesson, make_lesson, real_text, soft_cross_entropy,
 from workloads.settings_checks import check_choice, check_positive
 from workloads.transformer import Transformer
 from workloads.transformer_config import TransformerConfig, num_params
-from workloads.trial import Trial
+from workloads.trial import Arm, Trial
 from workloads.verdict import BreakEven, Cost, Verdict, Windows, judged, mean_and_half_width
 
 LARGEST_SHARE = 1 / 100
 LEAST_SEQUENCES = 256
+LEAST_STUDENTS = 3
 
 CRITERION = (
     "a student of less than 1/100 of the teacher's parameters, all told, learns from the teacher's soft labels on the"
     " teacher's own text; the gain is the loss on real validation text of the same student trained from scratch on"
     " real text, less its own; every student takes the same number of tokens and is judged at its best evaluation; the"
-    " gain is above 0 with the smallest amount of real text and below 0 with the largest, each by the 95 % interval of"
-    f" paired differences over {LEAST_SEQUENCES} sequences or more; the teacher's loss is below the oracle student's"
+    " gain is above 0 with the smallest amount of real text and below 0 for the oracle, which reads no real text twice,"
+    f" each by the 95 % interval of paired differences over {LEAST_SEQUENCES} sequences or more and over"
+    f" {LEAST_STUDENTS} first weights or more, their two half-widths added as squares; the teacher's loss is below the"
+    " oracle's"
 )
 
 
@@ -70,10 +76,12 @@ class DistillationSettings(CommonSettings):
         student_d_model: Width of the student, which has one head.
         student_n_layer: Its blocks.
         student_steps: Its updates, whatever it learns from.
+        students: First weights from which each student is trained.
         student_lr: Its peak rate.
         batch_size: Sequences in each update, of all models.
         real_bytes: Amounts of real text, rising, for students from scratch: that many bytes in windows drawn from
-            all over the training text, the smaller amounts being part of the larger.
+            all over the training text, the smaller amounts being part of the larger. The oracle, which reads nothing
+            twice, is trained besides.
         synthetic_sequences: What the teacher writes.
         soft_top: How many of the most probable ids a soft label keeps.
         eval_every: Updates of a student from one evaluation to the next.
@@ -88,17 +96,18 @@ class DistillationSettings(CommonSettings):
     teacher_d_model: int = 128
     teacher_n_layer: int = 3
     teacher_head_dim: int = 32
-    teacher_steps: int = 300
+    teacher_steps: int = 200
     teacher_lr: float = 2e-3
     student_d_model: int = 8
     student_n_layer: int = 1
     student_steps: int = 800
+    students: int = 4
     student_lr: float = 3e-2
     batch_size: int = 32
-    real_bytes: tuple[int, ...] = (4096, 16384, 65536, 262144, 1048576)
+    real_bytes: tuple[int, ...] = (4096, 32768)
     synthetic_sequences: int = 1024
     soft_top: int = 32
-    eval_every: int = 100
+    eval_every: int = 200
     validation_sequences: int = 512
     queries: int = 512
     query_batch: int = 256
@@ -115,12 +124,18 @@ class DistillationSettings(CommonSettings):
                 " the question is what a student of less than 1/100 can learn. Give a smaller student_d_model or a"
                 " larger teacher_d_model."
             )
-        sizes = self.real_bytes
+        sizes = (*self.real_bytes, self.bytes_read)
         if len(sizes) < 2 or list(sizes) != sorted(set(sizes)) or sizes[0] < self.seq_len:
             raise InvalidValueError(
-                f"real_bytes = {sizes} shows no crossover: it takes two sizes or more, each larger than the one before,"
-                f" of a sequence ({self.seq_len}) at least. Give, say, 4096,65536,1048576."
+                f"real_bytes = {self.real_bytes} shows no crossover: it takes one size or more, each larger than the"
+                f" one before, of a sequence ({self.seq_len}) at least and less than a student reads"
+                f" ({self.bytes_read:,}: student_steps x batch_size x seq_len). Give, say, 4096,32768."
             )
+
+    @property
+    def bytes_read(self) -> int:
+        """By a student, in all its updates; the oracle reads no byte twice."""
+        return self.student_steps * self.batch_size * self.seq_len
 
     def config(self, who: str, vocab_size: int) -> TransformerConfig:
         """The shape of "teacher" or "student"."""
@@ -152,7 +167,14 @@ def num_all_params(config: TransformerConfig) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """A model after its training: its losses on each validation sequence at its best, and the time it trained."""
+    """What came of one kind of training, once from each of its first weights.
+
+    Attributes:
+        name: Of its arm.
+        model: The first of them, after its training.
+        losses: Nats a token at the best evaluation, float64 of shape (first weights, validation sequences).
+        windows: The time in which the first trained.
+    """
 
     name: str
     model: Transformer
@@ -161,7 +183,7 @@ class Trained:
 
     @property
     def loss(self) -> float:
-        """Mean over validation sequences, in nats a token."""
+        """Mean over first weights and validation sequences, in nats a token."""
         return float(self.losses.mean())
 
 
@@ -182,23 +204,54 @@ class School:
         settings: DistillationSettings = self.trial.settings
         return settings
 
-    def train(
-        self, name: str, who: str, batch_at: BatchAt, loss_of: Callable[[Tensor, Any], Tensor] = cross_entropy
+    def teacher(self, batch_at: BatchAt) -> Trained:
+        """Train the teacher."""
+        return self._train("teacher", "teacher", batch_at, cross_entropy, times=1)
+
+    def students(
+        self, name: str, batch_at: BatchAt, loss_of: Callable[[Tensor, Any], Tensor] = cross_entropy
     ) -> Trained:
-        """Train a teacher or a student, as an arm of this name."""
+        """Train a student from each of its first weights, as one arm of this name."""
+        return self._train(name, "student", batch_at, loss_of, times=self.settings.students)
+
+    def _train(
+        self,
+        name: str,
+        who: str,
+        batch_at: BatchAt,
+        loss_of: Callable[[Tensor, Any], Tensor],
+        *,
+        times: int,
+    ) -> Trained:
         config = self.settings.config(who, self.corpus.vocab_size)
-        model, recipe, best = make_model(config, self.trial), self.settings.recipe(who), None
-        with self.trial.arm(name, params=num_all_params(config)) as arm:
-            for step in train(self.trial, arm, model, batch_at, loss_of, recipe):
-                is_due = who == "student" and step % self.settings.eval_every == 0
-                if is_due or step == recipe.steps:
-                    with self.trial.apart():
-                        losses = sequence_losses(model, self.validation)
-                    best = losses if best is None or losses.mean() < best.mean() else best
-        assert best is not None
-        trained = Trained(name, model, best, arm.windows)
+        best, models, windows = [], [], list[Windows]()
+        with self.trial.arm(name, params=num_all_params(config), first_weights=times) as arm:
+            for number in range(times):
+                models.append(make_model(config, self.trial, number))
+                best.append(self._train_one(arm, models[-1], who, batch_at, loss_of))
+                windows.append(arm.windows)
+        trained = Trained(name, models[0], torch.stack(best), windows[0])
         check_finite(f"The loss of {name!r}", trained.loss, f"{who}_lr")
         return trained
+
+    def _train_one(
+        self,
+        arm: Arm,
+        model: Transformer,
+        who: str,
+        batch_at: BatchAt,
+        loss_of: Callable[[Tensor, Any], Tensor],
+    ) -> Tensor:
+        """Its losses on the validation sequences at its best evaluation."""
+        recipe, best = self.settings.recipe(who), None
+        for step in train(self.trial, arm, model, batch_at, loss_of, recipe):
+            is_due = who == "student" and step % self.settings.eval_every == 0
+            if is_due or step == recipe.steps:
+                with self.trial.apart():
+                    losses = sequence_losses(model, self.validation)
+                best = losses if best is None or losses.mean() < best.mean() else best
+        assert best is not None
+        return best
 
     def batches(self, corpus: Corpus, *, seed: int) -> BatchAt:
         """Batches of a corpus by step."""
@@ -240,7 +293,10 @@ class School:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Students of one amount of real text: mean losses in nats a token, the gain of soft labels, its interval."""
+    """Students of one amount of real text: mean losses in nats a token, the gain of soft labels, its interval.
+
+    `apart` is the standard deviation of the gain over first weights: how much two trainings differ.
+    """
 
     real_bytes: int
     scratch: float
@@ -249,6 +305,20 @@ class Comparison:
     oracle: float
     gain: float
     gain_half_width: float
+    apart: float
+
+
+def compare(real_bytes: int, scratch: Trained, hard: Trained, soft: Trained, oracle: Trained) -> Comparison:
+    """The gain with its 95 % interval: over sequences, and by Student's t over first weights."""
+    differences = scratch.losses - soft.losses
+    gain, over_sequences = mean_and_half_width(differences.mean(dim=0).numpy())
+    count, apart = len(differences), math.nan
+    over_weights = math.nan
+    if count > 1:
+        apart = float(differences.mean(dim=1).std())
+        over_weights = float(student_t.ppf(0.975, count - 1)) * apart / math.sqrt(count)
+    half_width = math.hypot(over_sequences, over_weights)
+    return Comparison(real_bytes, scratch.loss, hard.loss, soft.loss, oracle.loss, gain, half_width, apart)
 
 
 def crossover(curve: Sequence[Comparison]) -> float | None:
@@ -267,15 +337,17 @@ def judge(
     teacher_params: int,
     student_params: int,
     sequences: int,
+    students: int,
 ) -> Verdict:
-    """Hold the curve against the criterion."""
+    """Hold the curve, of which the oracle is the last point, against the criterion."""
     least, most = curve[0], curve[-1]
-    is_test = sequences >= LEAST_SEQUENCES and teacher_loss < most.oracle
+    is_enough = sequences >= LEAST_SEQUENCES and students >= LEAST_STUDENTS
+    is_test = is_enough and teacher_loss < most.oracle
     checks = {
         f"the teacher's labels were better than {least.real_bytes:,} bytes of real text": (
             least.gain > least.gain_half_width
         ),
-        f"{most.real_bytes:,} bytes of real text were better than the teacher's labels": (
+        f"{most.real_bytes:,} bytes of real text, none read twice, were better than the teacher's labels": (
             most.gain < -most.gain_half_width
         ),
         "the student has less than 1/100 of the teacher's parameters": (
@@ -285,8 +357,9 @@ def judge(
     figures = {
         "gain with the least real text (nats/token)": least.gain,
         "half-width of it": least.gain_half_width,
-        "gain with the most real text (nats/token)": most.gain,
+        "gain over the oracle (nats/token)": most.gain,
         "half-width of that": most.gain_half_width,
+        "standard deviation of that over first weights": most.apart,
         "crossover (bytes of real text)": crossover(curve),
         "loss of the teacher (nats/token)": teacher_loss,
         "loss of the student by soft labels": most.soft,
@@ -294,6 +367,7 @@ def judge(
         "loss of the oracle student": most.oracle,
         "teacher's parameters / student's": teacher_params / student_params,
         "sequences judged": sequences,
+        "first weights of each student": students,
     }
     return judged({words: holds if is_test else None for words, holds in checks.items()}, figures)
 
@@ -303,7 +377,7 @@ def answer(trial: Trial) -> Verdict:
     settings: DistillationSettings = trial.settings
     school = open_school(trial)
     corpus, seed = school.corpus, trial.seed
-    teacher = school.train("teacher", "teacher", school.batches(corpus, seed=seed + 1))
+    teacher = school.teacher(school.batches(corpus, seed=seed + 1))
     with trial.apart("data") as writing:
         lesson = make_lesson(
             teacher.model,
@@ -315,22 +389,23 @@ def answer(trial: Trial) -> Verdict:
             seed=seed,
         )
     written = with_text(corpus, list(lesson.tokens.numpy()))
-    hard = school.train("student, hard labels", "student", school.batches(written, seed=seed))
-    soft = school.train("student, soft labels", "student", school.soft_batches(lesson), soft_cross_entropy)
-    oracle = school.train("student, oracle", "student", school.batches(corpus, seed=seed))
-    curve = []
+    hard = school.students("student, hard labels", school.batches(written, seed=seed))
+    soft = school.students("student, soft labels", school.soft_batches(lesson), soft_cross_entropy)
+    oracle = school.students("student, oracle", school.batches(corpus, seed=seed))
+    scratch = {settings.bytes_read: oracle}
     for size in settings.real_bytes:
         real = real_text(corpus, size, seq_len=settings.seq_len, seed=seed)
-        scratch = school.train(f"student, {size} bytes", "student", school.batches(real, seed=seed))
-        gain, half_width = mean_and_half_width((scratch.losses - soft.losses).numpy())
-        curve.append(Comparison(size, scratch.loss, hard.loss, soft.loss, oracle.loss, gain, half_width))
-        trial.point("crossover", arm=scratch.name, **dataclasses.asdict(curve[-1]))
+        scratch[size] = school.students(f"student, {size} bytes", school.batches(real, seed=seed))
+    curve = [compare(size, scratch[size], hard, soft, oracle) for size in sorted(scratch)]
+    for point in curve:
+        trial.point("crossover", arm=scratch[point.real_bytes].name, **dataclasses.asdict(point))
     verdict = judge(
         curve,
         teacher_loss=teacher.loss,
         teacher_params=num_all_params(teacher.model.config),
         student_params=num_all_params(soft.model.config),
-        sequences=len(soft.losses),
+        sequences=soft.losses.shape[1],
+        students=settings.students,
     )
     queries = {
         "teacher": (school.meter_queries(teacher.model, settings.queries), settings.queries),
@@ -355,15 +430,14 @@ def read_text(settings: DistillationSettings) -> Corpus:
     """The text.
 
     Raises:
-        InvalidValueError: The oracle, or a student, would read something twice: its data were not unlimited.
+        InvalidValueError: The oracle would read something twice: its data were not unlimited.
     """
     corpus = load_bytes(settings.data, seq_len=settings.seq_len)
-    needed = max(settings.student_steps * settings.batch_size * settings.seq_len, *settings.real_bytes)
-    if needed > len(corpus.train):
+    if settings.bytes_read > len(corpus.train):
         raise InvalidValueError(
-            f"{corpus.description} has {len(corpus.train):,} bytes to train on, and the oracle student and the largest"
-            f" of real_bytes take {needed:,}, so there is no student of unlimited data to compare with. Give a longer"
-            " text with '--set data=PATH', fewer student_steps or smaller real_bytes."
+            f"{corpus.description} has {len(corpus.train):,} bytes to train on, and a student reads"
+            f" {settings.bytes_read:,}, so there is none of unlimited data to compare with. Give a longer text with"
+            " '--set data=PATH', or fewer student_steps."
         )
     return corpus
 
@@ -388,7 +462,7 @@ def priced(
         costs={
             "joules of the teacher's training": Cost(windows=teacher),
             "joules of the teacher's writing": Cost(windows=writing),
-            "joules of the student's training": Cost(windows=student),
+            "joules of one student's training": Cost(windows=student),
             f"joules of {uses_before} sequences by the teacher": Cost(windows=before),
             f"joules of {uses_after} sequences by the student": Cost(windows=after),
         },
@@ -404,10 +478,11 @@ PRESETS = {
         teacher_n_layer=1,
         teacher_steps=3,
         student_d_model=4,
-        student_steps=4,
+        student_steps=16,
+        students=2,
         batch_size=4,
         seq_len=32,
-        real_bytes=(1024, 4096),
+        real_bytes=(512, 1024),
         synthetic_sequences=8,
         eval_every=2,
         validation_sequences=8,
@@ -428,6 +503,7 @@ PRESETS = {
         student_d_model=192,
         student_n_layer=6,
         student_steps=2000,
+        students=3,
         student_lr=4e-3,
         batch_size=512,
         real_bytes=(1 << 20, 1 << 22, 1 << 24, 1 << 26, 1 << 28),
@@ -446,7 +522,7 @@ WORKLOAD = Experiment(
     presets=PRESETS,
     answer=answer,
     num_steps=lambda settings: int(
-        settings.teacher_steps + (3 + len(settings.real_bytes)) * settings.student_steps
+        settings.teacher_steps + (3 + len(settings.real_bytes)) * settings.students * settings.student_steps
     ),
     flops_formula="sequences x model_flops_per_sequence of the model that is trained, teacher or student",
     params=lambda settings: num_all_params(settings.config("student", 257)),
