@@ -10,7 +10,7 @@ import ctypes
 import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, final
+from typing import Any, NamedTuple, final
 
 import pynvml
 
@@ -47,8 +47,7 @@ _VALUE: Mapping[int, struct.Struct] = {
 _NOT_AVAILABLE = frozenset({-1, 2**32 - 1, 2**64 - 1})  # NVML_VALUE_NOT_AVAILABLE in each integer type
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FieldAnswer:
+class FieldAnswer(NamedTuple):
     """What one batched call brought: values in SI, and a sentence for each that stays null."""
 
     time_s: float
@@ -196,6 +195,7 @@ class FieldBatch:
             place.fieldId, place.scopeId = field, scope
         self._count = ctypes.c_int32(len(ids))
         self._layout = struct.Struct("=" + _FIELD * len(ids))
+        self._function: Callable[..., int] | None = None
 
     def read(self, gpu: Handle) -> tuple[Any, ...]:
         """Type, code and bytes of the first field, of the second, and so on.
@@ -203,7 +203,9 @@ class FieldBatch:
         Raises:
             pynvml.NVMLError: The call as a whole was refused.
         """
-        code = pynvml._nvmlGetFunctionPointer("nvmlDeviceGetFieldValues")(gpu, self._count, self._buffer)
+        if self._function is None:
+            self._function = pynvml._nvmlGetFunctionPointer("nvmlDeviceGetFieldValues")
+        code = self._function(gpu, self._count, self._buffer)
         if code != pynvml.NVML_SUCCESS:
             raise pynvml.NVMLError(code)
         return self._layout.unpack(self._buffer)
