@@ -24,7 +24,7 @@ from typer.testing import CliRunner
 
 from profiler.cli.main import make_app
 from profiler.cli.point_process import Point
-from profiler.cli.run import check_identity, resumable
+from profiler.cli.resume import check_identity, resumable
 from profiler.errors import InvalidValueError
 from profiler.measure.session import RunFacts
 from profiler.store.claim import Job, claim

@@ -27,7 +27,7 @@ DOORS = frozenset(
         "profiler.measure.guard:fault_of",
         "profiler.measure.compiled:CompiledCount._watch.noting",
         "profiler.measure.flops:FlopCount.__torch_dispatch__",
-        "profiler.integrations.lightning:EfficiencyMonitor.phase",
+        "profiler.integrations.open_record:OpenRecord.phase",
         "profiler.integrations.lightning_checkpoint:_TimedSave.__call__",
         "profiler.integrations.lightning_fetch:_Announced.__call__",
     }

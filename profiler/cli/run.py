@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -24,21 +23,20 @@ from profiler.cli.options import (
     refuse_taken,
     settings_texts,
 )
+from profiler.cli.resume import begun_run, check_identity
 from profiler.errors import InvalidValueError
 from profiler.integrations.codecarbon import check_second_opinion
 from profiler.store.factors import read_factors, replace_factors
 from profiler.store.folder import check_run_name, writable_runs_dir
-from profiler.store.manifest import Manifest, as_stored
 from profiler.store.runs import open_run
-from profiler.store.turn import check_nobody_writes, take_turn
 from profiler.workload import (
     CHECKPOINT_EVERY_S,
     MAX_SEED,
     RunRequest,
+    Workload,
     apply_settings,
     check_preset,
     load_workload,
-    stored_settings,
 )
 
 
@@ -76,22 +74,21 @@ def run(
     factors = carbon.factors()
     source = chosen_source(carbon_live, factors)
     check_second_opinion(second_opinion)
-    before = None if resume is None else resumable(runs_dir, resume, workload)
-    turn = None if before is None else take_turn(runs_dir / before.run_id)
-    if before is None:
+    begun = None if resume is None else begun_run(found, runs_dir, resume, preset)
+    if begun is None:
         chosen = apply_settings(found.preset(check_preset(preset)), settings_texts(settings, data))
     else:
         if name is not None or settings or data is not None:
             raise InvalidValueError(
-                f"--resume goes on with {before.run_id!r} as it was begun. Leave out --name, --set and --data."
+                f"--resume goes on with {begun.run_id!r} as it was begun. Leave out --name, --set and --data."
             )
-        preset, seed = check_preset(before.preset or preset), before.seed or 0
-        chosen = stored_settings(found.preset(preset), before.settings)
-        factors = factors if carbon.words() else read_factors(runs_dir / before.run_id, before.carbon)
+        preset, seed, chosen = begun.preset, begun.seed, begun.settings
+        if not carbon.words():
+            factors = read_factors(runs_dir / begun.run_id, begun.before.carbon)
     found.check(chosen)
     identity = found.identity(chosen)  # refuses data that cannot be used, before anything is written
-    if before is not None:
-        check_identity(before, identity)
+    if begun is not None:
+        check_identity(begun.before, identity)
     if name is not None:
         refuse_taken(runs_dir, check_run_name(name))
     request = RunRequest(
@@ -104,72 +101,45 @@ def run(
         idle_s=idle_s,
         carbon=factors,
         second_opinion=second_opinion,
-        resume=before.run_id if before else None,
+        resume=begun.run_id if begun else None,
         checkpoint_every_s=checkpoint_s,
         keep_checkpoints=keep_checkpoints,
     )
-    try:
-        run_dir = found.train(request)
-    except KeyboardInterrupt:
-        called = before.run_id if before else name or "latest"
-        kept = f"\ninterrupted; what was recorded is kept: joulescale show {called} --runs-dir {runs_dir}"
-        go_on = f"\ngo on with it: joulescale run {workload} --resume {called} --runs-dir {runs_dir}"
-        typer.echo(kept + (go_on if found.resumes else ""), err=True)
-        raise typer.Exit(130) from None
+    run_dir = _trained(found, request)
     if source is not None:
         replace_factors(run_dir, ask_live(source, factors, open_run(runs_dir, run_dir.name)))
     from profiler.metrics.entries import remember  # with Polars, which must not run while a training does
 
     remember(run_dir)
-    if turn is not None:
-        turn.release()
+    if begun is not None and begun.turn is not None:
+        begun.turn.release()
+    _print(run_dir, as_json=as_json)
+
+
+def _trained(workload: Workload, request: RunRequest) -> Path:
+    """Train; a Ctrl-C ends the command with the words that go on."""
+    try:
+        return workload.train(request)
+    except KeyboardInterrupt:
+        called = request.resume or request.name or "latest"
+        kept = f"\ninterrupted; what was recorded is kept: joulescale show {called} --runs-dir {request.runs_dir}"
+        go_on = (
+            f"\ngo on with it: joulescale run {workload.name} --resume {called} --runs-dir {request.runs_dir}"
+        )
+        typer.echo(kept + (go_on if workload.resumes else ""), err=True)
+        raise typer.Exit(130) from None
+
+
+def _print(run_dir: Path, *, as_json: bool) -> None:
     if as_json:
         from profiler.metrics.summary import summarize
 
-        print_json({"run_dir": str(run_dir), **summarize(open_run(runs_dir, run_dir.name))})
+        print_json({"run_dir": str(run_dir), **summarize(open_run(run_dir.parent, run_dir.name))})
     else:
         from profiler.report.terminal import print_run
 
         print_run(run_dir)
         typer.echo(f"stored in {run_dir}")
-
-
-def resumable(runs_dir: Path, name: str, workload: str) -> Manifest:
-    """The manifest of the run to go on with.
-
-    Raises:
-        InvalidValueError: It is another workload's, is finished, or is being written to.
-    """
-    run = open_run(runs_dir, name)
-    why = None
-    if run.manifest.run_id != run.run_id:
-        why = f"was recorded as {run.manifest.run_id!r} and its folder copied or renamed since"
-    elif run.manifest.workload != workload:
-        why = f"is a run of {run.manifest.workload or 'no workload'}, not of {workload}"
-    elif run.status == "finished":
-        why = "is finished"
-    if why:
-        raise InvalidValueError(
-            f"{run.run_id!r} {why}, so it cannot be gone on with. 'joulescale list' shows which did not finish."
-        )
-    check_nobody_writes(run)
-    return run.manifest
-
-
-def check_identity(before: Manifest, identity: Mapping[str, Any]) -> None:
-    """Refuse to go on with other data, or another torch: the second half would be another training's.
-
-    Raises:
-        InvalidValueError: They differ.
-    """
-    now = as_stored(identity)
-    other = sorted(key for key in {*now, *before.identity} if now.get(key) != before.identity.get(key))
-    if other:
-        key = other[0]
-        raise InvalidValueError(
-            f"{before.run_id!r} was begun with {key} = {before.identity.get(key)}, and here it is {now.get(key)}, so"
-            " going on with it would mix two trainings. Start a new run, or bring the old one back."
-        )
 
 
 def wait_passively() -> None:

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
 import lightning.pytorch as pl
 
-from profiler.errors import InvalidValueError, UnknownNameError
+from profiler.errors import InvalidValueError
 from profiler.integrations.arguments import (
     checked_function,
     checked_gpus,
@@ -34,6 +33,7 @@ from profiler.integrations.lightning_fetch import silence_fetches
 from profiler.integrations.lightning_hooks import StepHooks
 from profiler.integrations.lightning_resume import is_fitting, read_point, steps_since, write_point
 from profiler.integrations.lightning_step import NEVER_SEEN, OpenStep
+from profiler.integrations.open_record import OpenRecord
 from profiler.integrations.opening import Ends, close_all, country_of, measure_around, open_session
 from profiler.measure.attempt import ResumePoint
 from profiler.measure.guard import Guard, guarded
@@ -42,12 +42,11 @@ from profiler.measure.lifetime import at_exit, forget_in_children
 from profiler.measure.ranks import GpuChoice
 from profiler.measure.session import RunFacts, Session
 from profiler.measure.work import WorkCounter
-from profiler.records import RUN_PHASES, STEP_PHASES, Phase
 
 __all__ = ["EfficiencyMonitor", "RunFacts"]
 
 
-class EfficiencyMonitor(StepHooks):
+class EfficiencyMonitor(OpenRecord, StepHooks):
     """Records energy, time, work and memory of a `trainer.fit`, and leaves the training as it is.
 
     Tokens, samples, FLOPs and devices are found out; what cannot be is stored as null with the reason. A step is
@@ -126,16 +125,6 @@ class EfficiencyMonitor(StepHooks):
 
     # -- what a training may add to its record ---------------------------------------------------------------------
 
-    @guarded("the clock", otherwise=0.0)
-    def now(self) -> float:
-        """Seconds on the run's clock; 0 outside of a fit."""
-        return self._session.now() if self._session else 0.0
-
-    @property
-    def attempt(self) -> int:
-        """Which start of its run this is; 1 outside of a fit."""
-        return self._session.attempt if self._session else 1
-
     @guarded("the work so far")
     def model_flops(self) -> float | None:
         """Of the steps of this fit so far, of this process; None outside of a fit, or if those of a step are unknown.
@@ -144,36 +133,6 @@ class EfficiencyMonitor(StepHooks):
         missing: those that it has not come to.
         """
         return self._session.recorder.model_flops() if self._session else None
-
-    @contextmanager
-    def phase(self, name: Phase) -> Iterator[None]:
-        """Book the time of a block as this phase, not as the one that was open.
-
-        Raises:
-            UnknownNameError: There is no such phase.
-        """
-        if name not in STEP_PHASES + RUN_PHASES:
-            raise UnknownNameError("phase", name, STEP_PHASES + RUN_PHASES)
-        before = self._guard.call("recording", self._open_phase)
-        self._guard.call("recording", self._enter, name)
-        try:
-            yield
-        finally:
-            self._guard.call("recording", self._enter, before)
-
-    @guarded("marks")
-    def mark(
-        self,
-        kind: str,
-        *,
-        start_s: float | None = None,
-        end_s: float | None = None,
-        note: Mapping[str, object] | None = None,
-    ) -> None:
-        """Store an instant (now, if no time is given) or an interval, with a JSON-able note; reads the sensors."""
-        if self._session:
-            self._session.sample()
-            self._session.recorder.mark(kind, self.now() if start_s is None else start_s, end_s, note)
 
     # -- Lightning's hooks -----------------------------------------------------------------------------------------
 
@@ -343,13 +302,6 @@ class EfficiencyMonitor(StepHooks):
             self._end()
 
     # -- inside ----------------------------------------------------------------------------------------------------
-
-    def _enter(self, phase: Phase | None) -> None:
-        if self._session:
-            self._session.recorder.enter(phase)
-
-    def _open_phase(self) -> Phase | None:
-        return self._session.recorder.phase if self._session else None
 
     def _interrupted(self, by: str) -> None:
         self._status = "interrupted"

@@ -21,9 +21,10 @@ from typing import Any, Literal, TypeVar, final
 
 import torch
 
-from profiler.errors import InvalidValueError, UnknownNameError
+from profiler.errors import InvalidValueError
 from profiler.integrations.arguments import checked_gpus, checked_name, checked_peak, checked_runs_dir
 from profiler.integrations.codecarbon import check_second_opinion
+from profiler.integrations.open_record import OpenRecord
 from profiler.integrations.opening import Ends, close_all, country_of, measure_around, open_session
 from profiler.measure.guard import Guard, guarded
 from profiler.measure.idle import checked_idle_s
@@ -31,7 +32,6 @@ from profiler.measure.lifetime import at_exit, forget_in_children
 from profiler.measure.ranks import GpuChoice, place_from
 from profiler.measure.recorder import Work
 from profiler.measure.session import RunFacts, Session
-from profiler.records import RUN_PHASES, STEP_PHASES, Phase
 
 __all__ = ["LoopRun", "record"]
 
@@ -39,7 +39,7 @@ T = TypeVar("T")
 
 
 @final
-class LoopRun:
+class LoopRun(OpenRecord):
     """A training loop that is recorded; `record` opens and closes it.
 
     Attributes:
@@ -56,16 +56,6 @@ class LoopRun:
         self._is_open = False
         self._looping: Iterator[Any] | None = None  # what `steps` goes through
 
-    @property
-    def attempt(self) -> int:
-        """Which start of its run this is."""
-        return self._session.attempt if self._session else 1
-
-    @guarded("the clock", otherwise=0.0)
-    def now(self) -> float:
-        """Seconds on the run's clock; 0 if nothing is recorded."""
-        return self._session.now() if self._session else 0.0
-
     def steps(self, batches: Iterable[T]) -> Iterator[T]:
         """Go through `batches`; each is one step, which ends with `end_step`, or when the next is asked for.
 
@@ -76,12 +66,12 @@ class LoopRun:
         batch_of = self._looping = iter(batches)
         try:
             while True:
-                self._enter("data")
+                self._guard.call("recording", self._enter, "data")
                 try:
                     batch = next(batch_of)
                 except StopIteration:
                     break
-                self._enter("other")
+                self._guard.call("recording", self._enter, "other")
                 self._is_open = True
                 yield batch
                 if self._is_open:
@@ -89,7 +79,7 @@ class LoopRun:
         finally:
             if self._looping is batch_of:  # else another loop goes on, and this one was let go of late
                 self._is_open = False
-                self._enter(None)
+                self._guard.call("recording", self._enter, None)
 
     @guarded("recording")
     def end_step(
@@ -116,47 +106,6 @@ class LoopRun:
         work = Work(samples=samples, tokens=tokens, model_flops=model_flops)
         known = loss.detach() if isinstance(loss, torch.Tensor) else loss
         self._session.recorder.end_step(self._step, work, loss=known, then="other")
-
-    @contextmanager
-    def phase(self, name: Phase) -> Iterator[None]:
-        """Book the time of a block as this phase, not as the one that was open.
-
-        Raises:
-            UnknownNameError: There is no such phase.
-        """
-        if name not in STEP_PHASES + RUN_PHASES:
-            raise UnknownNameError("phase", name, STEP_PHASES + RUN_PHASES)
-        before = self._open_phase()
-        self._enter(name)
-        try:
-            yield
-        finally:
-            self._enter(before)
-
-    @guarded("marks")
-    def mark(
-        self,
-        kind: str,
-        *,
-        start_s: float | None = None,
-        end_s: float | None = None,
-        note: Mapping[str, object] | None = None,
-    ) -> None:
-        """Store an instant (now, if no time is given) or an interval, with a JSON-able note; reads the sensors."""
-        if self._session:
-            self._session.sample()
-            self._session.recorder.mark(kind, self.now() if start_s is None else start_s, end_s, note)
-
-    # -- inside ----------------------------------------------------------------------------------------------------
-
-    @guarded("recording")
-    def _enter(self, phase: Phase | None) -> None:
-        if self._session:
-            self._session.recorder.enter(phase)
-
-    @guarded("recording")
-    def _open_phase(self) -> Phase | None:
-        return self._session.recorder.phase if self._session else None
 
     def _open(
         self,
