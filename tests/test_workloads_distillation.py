@@ -28,15 +28,14 @@ from workloads.distillation import (
     WORKLOAD,
     Comparison,
     DistillationSettings,
-    Trained,
     compare,
     crossover,
     judge,
-    num_all_params,
 )
 from workloads.lesson import Lesson, SoftLabels, make_lesson, real_text, soft_cross_entropy
+from workloads.school import Trained
 from workloads.transformer import Transformer
-from workloads.transformer_config import TransformerConfig, model_flops_per_sequence
+from workloads.transformer_config import TransformerConfig, model_flops_per_sequence, num_all_params
 
 SMALL = TransformerConfig(d_model=16, n_layer=2, head_dim=8, seq_len=12, vocab_size=257)
 BOS = 256

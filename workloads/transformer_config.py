@@ -79,6 +79,11 @@ def num_params(config: TransformerConfig) -> int:
     return of_block * config.n_layer * config.d_model**2 + config.vocab_size * config.d_model
 
 
+def num_all_params(config: TransformerConfig) -> int:
+    """Parameters with the embedding, which is a large part of a small student."""
+    return num_params(config) + config.vocab_size * config.d_model
+
+
 def model_flops_per_token(config: TransformerConfig) -> float:
     """FLOPs of the forward and backward pass for each token of a full sequence; a multiply-add is 2.
 
