@@ -98,8 +98,8 @@ class DistillationSettings(CommonSettings):
     real_bytes: tuple[int, ...] = (4096, 32768)
     synthetic_sequences: int = 1024
     soft_top: int = 32
-    eval_every: int = 200
-    validation_sequences: int = 512
+    eval_every: int = 100
+    validation_sequences: int = 256
     queries: int = 512
     query_batch: int = 256
     precision: Precision = "32"
