@@ -23,15 +23,13 @@ from workloads.attention_sinks import (
     WORKLOAD,
     Sink,
     SinkSettings,
-    entropy,
-    excess,
     judge,
     look,
-    make_task,
     read_again,
     read_cached,
     readings,
 )
+from workloads.bigram_backcopy import entropy, excess
 from workloads.transformer import Block, Transformer
 from workloads.transformer_config import model_flops_per_sequence
 from workloads.verdict import Cost
@@ -49,20 +47,20 @@ def stirred(settings: SinkSettings = SETTINGS) -> Transformer:
 
 
 def texts(count: int, length: int, settings: SinkSettings = SETTINGS) -> torch.Tensor:
-    return make_task(settings, 0).sample(count, length, torch.Generator().manual_seed(1))
+    return settings.task(0).sample(count, length, torch.Generator().manual_seed(1))
 
 
 def test_laws_are_probabilities_without_a_beginning_inside() -> None:
-    laws = make_task(SETTINGS, 0).laws
+    laws = SETTINGS.task(0).laws
     assert torch.allclose(laws.sum(dim=1), torch.ones(13), atol=1e-6)
     assert (laws[:, -1] == 0).all()
     assert laws[:-1, :3].sum(dim=1) == pytest.approx(torch.full((12,), 0.07))
     assert (laws[-1, :3] == 0).all()
-    assert not torch.equal(laws, make_task(SETTINGS, 1).laws)
+    assert not torch.equal(laws, SETTINGS.task(1).laws)
 
 
 def test_texts_begin_copy_after_triggers_and_follow_the_law_elsewhere() -> None:
-    task, tokens = make_task(SETTINGS, 0), texts(4000, 30)
+    task, tokens = SETTINGS.task(0), texts(4000, 30)
     assert (tokens[:, 0] == 12).all()
     assert (tokens[:, 1:] < 12).all()
     before, now, after = tokens[:, :-2], tokens[:, 1:-1], tokens[:, 2:]
@@ -73,7 +71,7 @@ def test_texts_begin_copy_after_triggers_and_follow_the_law_elsewhere() -> None:
 
 
 def test_the_entropy_is_the_loss_of_who_knows_the_law() -> None:
-    task, tokens = make_task(SETTINGS, 0), texts(4000, 30)
+    task, tokens = SETTINGS.task(0), texts(4000, 30)
     law = task.law(tokens[:, :-1])
     surprise = -law.gather(2, tokens[:, 1:, None]).log().mean()
     assert entropy(law) == pytest.approx(float(surprise), abs=0.02)
@@ -122,7 +120,7 @@ def test_every_way_to_read_has_a_name() -> None:
 
 
 def test_who_looks_at_all_alike_has_no_sink() -> None:
-    model, task = stirred(), make_task(SETTINGS, 0)
+    model, task = stirred(), SETTINGS.task(0)
     for block in model.blocks:
         assert isinstance(block, Block)
         block.attention.qkv.weight[:16] = 0.0  # the queries
@@ -138,7 +136,7 @@ def test_the_head_that_gives_most_is_looked_at() -> None:
     block = model.blocks[1]
     assert isinstance(block, Block)
     block.attention.qkv.weight[24:32] = 0.0  # the second head's keys, so that it looks at all alike
-    seen = look(model, make_task(settings, 0), tokens)
+    seen = look(model, settings.task(0), tokens)
     assert seen.mass > seen.even
 
 

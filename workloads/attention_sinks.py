@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from profiler.errors import InvalidValueError
+from workloads.bigram_backcopy import Task, excess, make_task
 from workloads.experiment import CommonSettings, Experiment
 from workloads.kv_cache import KeyValueCache
 from workloads.learning_rate import set_rate, trapezoid
@@ -117,6 +118,12 @@ class SinkSettings(CommonSettings):
             )
         self.config()
 
+    def task(self, seed: int) -> Task:
+        """The text of this seed."""
+        return make_task(
+            vocabulary=self.vocabulary, triggers=self.triggers, trigger_share=self.trigger_share, seed=seed
+        )
+
     def config(self) -> TransformerConfig:
         """The model's shape. Its length is that of a stream: angles are known so far, though not trained."""
         return TransformerConfig(
@@ -135,60 +142,6 @@ class SinkSettings(CommonSettings):
         while ends[-1] < self.stream_length:
             ends.append(min(2 * ends[-1], self.stream_length))
         return ends
-
-
-@dataclass(frozen=True, slots=True)
-class Task:
-    """Bigram-Backcopy: after a trigger comes the token before it; after all else, what a bigram law says.
-
-    Attributes:
-        laws: Probability of each token after each, of shape (ids, ids); the last id begins a sequence.
-        triggers: Ids below this are triggers.
-    """
-
-    laws: Tensor
-    triggers: int
-
-    def sample(self, count: int, length: int, generator: torch.Generator) -> Tensor:
-        """Texts, int64 of shape (count, length), that start with the id of the beginning."""
-        sums = self.laws.cumsum(dim=1)
-        tokens = torch.full((count, length), len(self.laws) - 1)
-        for t in range(1, length):
-            now = tokens[:, t - 1]
-            drawn = torch.searchsorted(sums[now], torch.rand(count, 1, generator=generator)).squeeze(1)
-            tokens[:, t] = torch.where(now < self.triggers, tokens[:, max(t - 2, 0)], drawn)
-        return tokens
-
-    def law(self, tokens: Tensor) -> Tensor:
-        """The true probabilities of what comes after each token, of shape (batch, time, ids)."""
-        before = F.one_hot(tokens.roll(1, dims=1), len(self.laws)).to(self.laws)
-        return torch.where(
-            (tokens < self.triggers).unsqueeze(-1), before, self.laws.to(tokens.device)[tokens]
-        )
-
-
-def excess(law: Tensor, logits: Tensor) -> Tensor:
-    """By how many nats the loss is above the text's entropy, at each token: KL(law || model), over all draws."""
-    return (torch.xlogy(law, law) - law * logits.log_softmax(dim=-1)).sum(dim=-1)
-
-
-def entropy(law: Tensor) -> float:
-    """Mean entropy of the text in nats a token: no model has a lower loss."""
-    return float(-torch.xlogy(law, law).sum(dim=-1).mean())
-
-
-def make_task(settings: SinkSettings, seed: int) -> Task:
-    """A law by the seed: half of it Zipf's over all tokens, half Zipf's in an order of each token's own."""
-    generator = torch.Generator().manual_seed(seed)
-    words = settings.vocabulary - settings.triggers
-    zipf = torch.arange(1, words + 1, dtype=torch.float32) ** -1.5
-    orders = torch.stack([torch.randperm(words, generator=generator) for _ in range(settings.vocabulary + 2)])
-    ranked = (zipf / zipf.sum())[orders]
-    laws = torch.zeros(settings.vocabulary + 1, settings.vocabulary + 1)
-    laws[:, settings.triggers : -1] = 0.5 * ranked[-1] + 0.5 * ranked[:-1]
-    laws[:-1] *= 1 - settings.trigger_share
-    laws[:-1, : settings.triggers] = settings.trigger_share / settings.triggers  # none after the beginning
-    return Task(laws, settings.triggers)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -336,7 +289,7 @@ def judge(sink: Sink, beyond: Mapping[str, Sequence[float]], costs: Mapping[str,
 def answer(trial: Trial) -> Verdict:
     """Train until the sink is there, then stream past it."""
     settings: SinkSettings = trial.settings
-    task = make_task(settings, trial.seed)
+    task = settings.task(trial.seed)
     model = Transformer(settings.config()).to(trial.device)
     generator = torch.Generator().manual_seed(trial.seed)
     with trial.arm("model", params=num_params(settings.config())) as arm:
