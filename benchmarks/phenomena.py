@@ -26,7 +26,7 @@ from phenomenon_runs.board import Board
 from phenomenon_runs.jobs import AT_ONCE, Done, Job, jobs_of, may_share, run_all
 from phenomenon_runs.page import duration_by_run, entry, page
 
-from profiler.carbon.factors import CarbonFactors
+from profiler.carbon.factors import CarbonFactors, national_intensity
 from profiler.cli.sweep import newest_run
 from profiler.errors import JoulescaleError, UnknownNameError
 from profiler.hardware import cpu_power
@@ -110,7 +110,11 @@ def _run(
     missing: Sequence[str],
 ) -> list[Done]:
     """Run all jobs; the result is written anew after each workload."""
-    began_s, stored = time.monotonic(), scan_runs(runs_dir)
+    began_s, began_at, stored = (
+        time.monotonic(),
+        datetime.now(UTC).isoformat(timespec="seconds"),
+        scan_runs(runs_dir),
+    )
     earlier = _earlier(arguments.output)
     ended: list[Done] = []
     shares = may_share()
@@ -133,29 +137,47 @@ def _run(
             runs = {one.run_id: open_run(runs_dir, one.run_id) for one in done if one.run_id}
             entries[name] = entry(name, done, runs, factors)
             board.say(f"{name}: {entries[name]['outcome']}")
-            result = _result(arguments, entries, missing, time.monotonic() - began_s, shares=shares)
+            go = {
+                "command": _command(arguments),
+                "began_at": began_at,
+                "wall_s": round(time.monotonic() - began_s, 1),
+                "runs": sum(each.status != "reused" for each in ended),
+            }
+            result = _result(arguments, entries, missing, go, shares=shares)
             _write(arguments.output, result)
     return ended
+
+
+def _command(arguments: argparse.Namespace) -> str:
+    only = f" --only {' '.join(arguments.only)}" if arguments.only else ""
+    country = f" --country {arguments.country}" if arguments.country else ""
+    return f"python benchmarks/phenomena.py{only}{country}"
+
+
+def _grid(country: str | None) -> str | None:
+    if country is None:
+        return None
+    g_per_kwh, source = national_intensity(country)
+    return f"{g_per_kwh:.0f} gCO2e/kWh, {source}"
 
 
 def _result(
     arguments: argparse.Namespace,
     entries: Mapping[str, Mapping[str, Any]],
     missing: Sequence[str],
-    wall_s: float,
+    go: Mapping[str, Any],
     *,
     shares: bool,
 ) -> dict[str, Any]:
-    only = f" --only {' '.join(arguments.only)}" if arguments.only else ""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     how = "Runs of one thread went two at a time." if shares else "One run at a time."
     return {
-        "command": f"python benchmarks/phenomena.py{only}",
+        "goes": [go],
         "date": datetime.now(UTC).date().isoformat(),
         "machine": f"{cpu_power().name}, {cores} cores, Python {platform.python_version()}, {platform.platform()}",
         "preset": arguments.preset,
-        "wall_s": round(wall_s, 1),
         "how": how,
+        "grid": _grid(arguments.country),
         "not_installed": list(missing),
         "phenomena": list(entries.values()),
     }
@@ -166,8 +188,12 @@ def _write(folder: Path, result: dict[str, Any]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"phenomena-{result['date']}.json"
     before = (
-        json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"phenomena": [], "preset": None}
+        json.loads(path.read_text(encoding="utf-8"))
+        if path.exists()
+        else {"phenomena": [], "goes": [], "preset": None}
     )
+    (go,) = result["goes"]
+    goes = [one for one in before["goes"] if one["began_at"] != go["began_at"]]
     mine = {one["workload"] for one in result["phenomena"]}
     kept = [
         one
@@ -175,7 +201,7 @@ def _write(folder: Path, result: dict[str, Any]) -> None:
         if one["workload"] not in mine and one["preset"] == result["preset"]
     ]
     phenomena = sorted([*kept, *result["phenomena"]], key=lambda one: NAMES.index(one["workload"]))
-    whole = {**result, "phenomena": phenomena}
+    whole = {**result, "goes": [*goes, go], "phenomena": phenomena}
     write_whole(path, lambda to: to.write_text(json.dumps(whole, indent=2) + "\n", encoding="utf-8") and None)
     write_whole(path.with_suffix(".md"), lambda to: to.write_text(page(whole), encoding="utf-8") and None)
 

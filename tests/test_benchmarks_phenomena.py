@@ -155,11 +155,13 @@ def result(tmp_path: Path, trained: list[Any]) -> dict[str, Any]:
     done = run_jobs(tmp_path / "runs")
     runs = {one.run_id: open_run(tmp_path / "runs", one.run_id) for one in done if one.run_id}
     return {
-        "command": "python benchmarks/phenomena.py",
+        "goes": [
+            {"command": "python benchmarks/phenomena.py", "began_at": "10:00", "runs": 3, "wall_s": 60.0}
+        ],
+        "grid": None,
         "date": "2026-11-22",
         "machine": "a machine",
         "preset": "cpu",
-        "wall_s": 60.0,
         "how": "One run at a time.",
         "not_installed": ["gates"],
         "phenomena": [entry("grokking", done, runs, NO_FACTORS)],
@@ -188,6 +190,7 @@ def test_the_page_says_what_failed_and_what_is_estimated(tmp_path: Path, trained
     )
     assert "Criterion: train accuracy reaches" in text
     assert "Not installed, so not run: gates." in text
+    assert "| `python benchmarks/phenomena.py` | 10:00 | 3 | 1 min |" in text
     assert "(estimated)" in text
 
 
@@ -201,9 +204,12 @@ def test_grams_follow_from_a_country(tmp_path: Path, trained: list[Any]):
 def test_what_was_not_asked_for_now_stays_in_the_days_file(tmp_path: Path, trained: list[Any]):
     whole = result(tmp_path, trained)
     other = {**whole["phenomena"][0], "workload": "diffusion"}
-    phenomena._write(tmp_path / "out", {**whole, "phenomena": [other]})
-    phenomena._write(tmp_path / "out", whole)
+    earlier = {**whole["goes"][0], "began_at": "09:00"}
+    phenomena._write(tmp_path / "out", {**whole, "phenomena": [other], "goes": [earlier]})
+    for _ in range(2):  # once after each workload
+        phenomena._write(tmp_path / "out", whole)
     stored = json.loads((tmp_path / "out" / "phenomena-2026-11-22.json").read_text())
+    assert [go["began_at"] for go in stored["goes"]] == ["09:00", "10:00"]
     assert [one["workload"] for one in stored["phenomena"]] == ["grokking", "diffusion"]
     assert "## diffusion" in (tmp_path / "out" / "phenomena-2026-11-22.md").read_text()
     assert phenomena._earlier(tmp_path / "out")["grokking seed 0"] > 0.0

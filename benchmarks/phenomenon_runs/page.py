@@ -96,16 +96,28 @@ def page(result: Mapping[str, Any]) -> str:
 
 
 def _head(result: Mapping[str, Any]) -> list[str]:
-    missing = result["not_installed"]
+    missing, grid = result["not_installed"], result["grid"]
+    grams = (
+        f"Grams are as if on this grid, whatever the machine's own: {grid}."
+        if grid
+        else "Grams need a grid: `--country` names one."
+    )
     return [
         "# The phenomena, run and priced",
         "",
-        f"`{result['command']}`, {result['date']}, {result['machine']}, preset {result['preset']}; "
-        f"{format_quantity(result['wall_s'], 's')} on the clock for what was not there yet. {result['how']}",
+        f"{result['date']}, {result['machine']}, preset {result['preset']}. {result['how']}",
+        "",
+        "| command | began | runs made | on the clock |",
+        "|---|---|---|---|",
+        *(
+            f"| `{go['command']}` | {go['began_at']} | {go['runs']} | {format_quantity(go['wall_s'], 's')} |"
+            for go in result["goes"]
+        ),
+        "",
         *([f"Not installed, so not run: {', '.join(missing)}."] if missing else []),
         "",
         "Criteria were stored before the runs began. Joules are of whole runs, evaluations included, unless a training"
-        " is named; `~` is an estimate from CPU time, not a measurement. Grams need a grid: `--country` names one.",
+        f" is named; `~` is an estimate from CPU time, not a measurement. {grams}",
         "",
     ]
 
