@@ -384,5 +384,7 @@ WORKLOAD = Experiment(
     num_steps=lambda settings: len(settings.widths) * int(settings.steps),
     flops_formula="fields x 3 x forward: tokens x (12 d^2 + 2 tokens d) a block, and 6 d^2 a block of modulation",
     params=lambda settings: dit_params(settings.config(settings.widths[-1])),
+    seeds=3,
+    shown_in=3,
     precision=lambda settings: str(settings.precision),
 )
