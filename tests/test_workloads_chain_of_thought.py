@@ -76,7 +76,7 @@ def tiny() -> tuple[ChainSettings, Task, Transformer]:
     model = Transformer(settings.config())
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.5)  # so that it says different things
-    return settings, make_task(settings.bits, settings.secret_bits, seed=0, device=CPU), model
+    return settings, make_task(settings.bits, settings.parity_bits, seed=0, device=CPU), model
 
 
 @pytest.mark.parametrize("removed", [0, 1])
@@ -104,7 +104,7 @@ def test_a_score_counts_answers_and_not_the_chain() -> None:
 def test_flops_are_those_that_torch_counts(removed: int) -> None:
     settings = ChainSettings(d_model=32)
     model = Transformer(settings.config())
-    task = make_task(settings.bits, settings.secret_bits, seed=0, device=CPU)
+    task = make_task(settings.bits, settings.parity_bits, seed=0, device=CPU)
     tokens, places, chain = examples(task, torch.arange(4), removed)
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         logits = model(tokens, places, last=chain.shape[1])
@@ -153,8 +153,8 @@ def test_a_direct_training_that_was_shorter_proves_nothing(steps: int, tokens: i
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"secret_bits": 2}, "a chain takes 3 secret bits at least"),
-        ({"secret_bits": 21}, "Give 3 <= secret_bits <= bits"),
+        ({"parity_bits": 2}, "a chain takes 3 secret bits at least"),
+        ({"parity_bits": 21}, "Give 3 <= parity_bits <= bits"),
         ({"bits": 14}, "it would know most by heart"),
         ({"test_questions": 60}, "Give 100 or more"),
         ({"stage_steps": 0}, "stage_steps = 0 is not a positive number"),

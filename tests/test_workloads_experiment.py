@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from collections.abc import Callable
@@ -21,8 +22,10 @@ from profiler import open_run, record, summarize
 from profiler.cli import sweep as sweeping
 from profiler.cli.main import app
 from profiler.errors import InvalidValueError, UnknownNameError
+from profiler.measure.redaction import redact
 from profiler.metrics.phenomena import phenomenon_curves
-from profiler.workload import RunRequest
+from profiler.store.manifest import as_stored
+from profiler.workload import RunRequest, load_workload, workload_names
 from workloads import experiment as experiments
 from workloads import trial as trials
 from workloads.experiment import CommonSettings, Experiment, spinning_note, without_claim
@@ -460,3 +463,11 @@ def test_the_command_refuses_to_resume_an_experiment(tmp_path: Path):
     assert refused.returncode == 2
     assert "grokking writes no checkpoints, so 'x' cannot be gone on with" in " ".join(refused.stderr.split())
     assert "Traceback" not in refused.stderr
+
+
+@pytest.mark.parametrize("name", sorted(workload_names()))
+@pytest.mark.parametrize("preset", ["smoke", "cpu", "gpu"])
+def test_no_setting_of_ours_is_taken_for_a_secret(name: str, preset: str) -> None:
+    """A run whose settings are redacted is never found again: it would be run anew each time."""
+    settings = as_stored(dataclasses.asdict(load_workload(name).preset(preset)))
+    assert redact(settings) == settings

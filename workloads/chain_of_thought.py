@@ -53,7 +53,7 @@ class ChainSettings(CommonSettings):
 
     Attributes:
         bits: Length of a question: there are 2^bits.
-        secret_bits: How many of them count; the chain has two tokens less.
+        parity_bits: How many of them count; the chain has two tokens less.
         d_model: Width.
         n_layer: Blocks.
         head_dim: Width of a head.
@@ -72,7 +72,7 @@ class ChainSettings(CommonSettings):
     """
 
     bits: int = 20
-    secret_bits: int = 5
+    parity_bits: int = 5
     d_model: int = 64
     n_layer: int = 3
     head_dim: int = 16
@@ -93,10 +93,10 @@ class ChainSettings(CommonSettings):
         check_positive(self, "lr", "batch_size", "smoothing", "stage_steps", "check_every", "check_questions")
         check_positive(self, "test_questions", "priced_answers", "answers_at_once", "single_answers")
         check_not_negative(self, "weight_decay")
-        if not 3 <= self.secret_bits <= self.bits <= 40:
+        if not 3 <= self.parity_bits <= self.bits <= 40:
             raise InvalidValueError(
-                f"secret_bits = {self.secret_bits} of bits = {self.bits}: a chain takes 3 secret bits at least, and a"
-                " question has 40 bits at most. Give 3 <= secret_bits <= bits <= 40, such as 5 of 20."
+                f"parity_bits = {self.parity_bits} of bits = {self.bits}: a chain takes 3 secret bits at least, and a"
+                " question has 40 bits at most. Give 3 <= parity_bits <= bits <= 40, such as 5 of 20."
             )
         if self.most_seen > SEEN_AT_MOST * 2**self.bits:
             raise InvalidValueError(
@@ -115,7 +115,7 @@ class ChainSettings(CommonSettings):
     @property
     def chain(self) -> int:
         """Tokens before the answer: the running parity of 2, 3, .. secret bits."""
-        return self.secret_bits - 2
+        return self.parity_bits - 2
 
     @property
     def most_seen(self) -> int:
@@ -255,7 +255,7 @@ class Course:
         self.settings: ChainSettings = trial.settings
         self.params = num_params(self.settings.config())
         self.task = make_task(
-            self.settings.bits, self.settings.secret_bits, seed=trial.seed, device=trial.device
+            self.settings.bits, self.settings.parity_bits, seed=trial.seed, device=trial.device
         )
         self._generator = torch.Generator().manual_seed(trial.seed)
         self._step = 0
@@ -366,7 +366,7 @@ class Course:
 PRESETS = {
     "smoke": ChainSettings(
         bits=12,
-        secret_bits=3,
+        parity_bits=3,
         d_model=16,
         n_layer=1,
         batch_size=8,
@@ -381,7 +381,7 @@ PRESETS = {
     "cpu": ChainSettings(threads=1),
     "gpu": ChainSettings(
         bits=40,
-        secret_bits=8,
+        parity_bits=8,
         d_model=768,
         n_layer=12,
         head_dim=64,

@@ -50,10 +50,10 @@ class Task:
         return torch.cat((told, torch.full_like(told[:, :1], EQUALS)), dim=1), places
 
 
-def make_task(bits: int, secret_bits: int, *, seed: int, device: torch.device) -> Task:
+def make_task(bits: int, parity_bits: int, *, seed: int, device: torch.device) -> Task:
     """The seed chooses the secret."""
     order = torch.randperm(bits, generator=torch.Generator().manual_seed(seed))
-    return Task(bits, order[:secret_bits].to(device))
+    return Task(bits, order[:parity_bits].to(device))
 
 
 def examples(task: Task, numbers: Tensor, removed: int) -> tuple[Tensor, Tensor, Tensor]:
