@@ -11,6 +11,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import altair as alt
 
@@ -20,6 +21,8 @@ from profiler.metrics.summary import summarize
 from profiler.report.drawing import save_chart
 from profiler.report.phenomena import Seen, pictures
 from profiler.store.runs import scan_runs
+
+Concat = TypeVar("Concat", alt.HConcatChart, alt.VConcatChart)
 
 
 def main() -> None:
@@ -61,8 +64,13 @@ def _seen(runs_dir: Path, workload: str) -> list[Seen]:
 
 
 def _in_rows(charts: Sequence[alt.LayerChart]) -> alt.VConcatChart:
-    rows = [alt.hconcat(*charts[first : first + 2]) for first in range(0, len(charts), 2)]
-    return alt.vconcat(*rows).resolve_scale(color="independent", shape="independent")
+    pairs = (charts[first : first + 2] for first in range(0, len(charts), 2))
+    return _apart(alt.vconcat(*(_apart(alt.hconcat(*pair)) for pair in pairs)))
+
+
+def _apart(charts: Concat) -> Concat:
+    """Each with colours and a legend of its own."""
+    return charts.resolve_scale(color="independent", shape="independent")
 
 
 if __name__ == "__main__":

@@ -47,7 +47,7 @@ def crossover(seen: Sequence[Seen]) -> alt.LayerChart:
 
 
 def gain(seen: Sequence[Seen]) -> alt.LayerChart:
-    """How much better the distilled student is than the one from scratch, by pairs of sequences."""
+    """How much better the distilled student is than the one from scratch, by pairs."""
     frame = joined(seen, "crossover", "real_bytes", "gain", "gain_half_width")
     half = pl.col("gain_half_width")
     return plot(
@@ -58,7 +58,7 @@ def gain(seen: Sequence[Seen]) -> alt.LayerChart:
         ],
         Look(
             title="What the teacher gains",
-            note=note(frame, "steps", "bars: 95 % of paired differences"),
+            note=note(frame, "steps", "bars: 95 % of paired differences, over sequences and first weights"),
             across=_BYTES,
             up=Axis(name="gain", title="Gain (nats/token)", unit="", scale="linear"),
             rules=[Rule(axis="y", at=0.0, word="no gain")],
