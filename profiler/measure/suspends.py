@@ -33,13 +33,14 @@ class Suspends:
         asleep: Callable[[], float] | None = None,
     ) -> None:
         self._clock, self._on_suspended, self._asleep = clock, on_suspended, asleep or _asleep_s
-        self._seen_s, self._slept_s = clock(), self._asleep()
+        self._seen_s, self._slept_s = clock(), max(self._asleep() for _ in range(3))
 
     def look(self) -> None:
         """Tell of a sleep since the last look."""
         before_s, self._seen_s = self._seen_s, self._clock()
         slept_s = self._asleep() - self._slept_s
         if slept_s > LEAST_S:
+            slept_s = max(slept_s, *(self._asleep() - self._slept_s for _ in range(2)))  # a busy moment
             self._slept_s += slept_s
             self._on_suspended(before_s, self._seen_s, slept_s)
 
@@ -47,8 +48,5 @@ class Suspends:
 def _asleep_s() -> float:
     if sys.platform != "linux":
         return 0.0
-    clocks = (time.CLOCK_BOOTTIME, time.CLOCK_MONOTONIC)
-    read = [[time.clock_gettime(clock) for clock in clocks] for _ in range(3)]
-    return max(
-        since_start_s - awake_s for since_start_s, awake_s in read
-    )  # a look that was held up tells less
+    since_start_s = time.clock_gettime(time.CLOCK_BOOTTIME)
+    return since_start_s - time.clock_gettime(time.CLOCK_MONOTONIC)  # held up between the two, it tells less

@@ -17,7 +17,7 @@ import pynvml
 from profiler.errors import SensorError
 from profiler.measure.sensors.base import GaugeReading
 from profiler.measure.sensors.nvml_device import Handle, NvmlDevice, QuantityRefused
-from profiler.measure.sensors.nvml_limits import believable
+from profiler.measure.sensors.nvml_limits import MOST, unbelievable
 from profiler.units import J_PER_MILLIJOULE, W_PER_MILLIWATT
 
 FRESH_S = 0.05
@@ -184,12 +184,14 @@ class FieldBatch:
     Attributes:
         quantities: Their names, in order.
         scales: What makes each of NVML's thousandths a value in SI.
+        most: The most that each can be, in SI.
     """
 
     def __init__(self, ids: Mapping[str, tuple[int, int]]) -> None:
         """Ask for these fields and scopes, by the name of each quantity."""
         self.quantities = tuple(ids)
         self.scales = [J_PER_MILLIJOULE if name == "energy_j" else W_PER_MILLIWATT for name in ids]
+        self.most = [MOST[name] for name in ids]
         self._buffer = (pynvml.c_nvmlFieldValue_t * len(ids))()
         for place, (field, scope) in zip(self._buffer, ids.values(), strict=True):
             place.fieldId, place.scopeId = field, scope
@@ -223,26 +225,37 @@ def ask_fields(device: NvmlDevice, batch: FieldBatch) -> tuple[dict[str, float],
         return {}, dict.fromkeys(batch.quantities, str(refusal))
     values: dict[str, float] = {}
     refusals: dict[str, str] = {}
-    told_apart = zip(batch.quantities, batch.scales, told[::3], told[1::3], told[2::3], strict=True)
-    for quantity, scale, kind, code, raw in told_apart:
-        try:
-            if code != pynvml.NVML_SUCCESS:
-                raise device.refusal(quantity, pynvml.NVMLError(code))
-            values[quantity] = believable(device.uuid, quantity, scale * _number(device, quantity, kind, raw))
-        except QuantityRefused as refusal:
-            refusals[quantity] = str(refusal)
+    told_apart = zip(
+        batch.quantities, batch.scales, batch.most, told[::3], told[1::3], told[2::3], strict=True
+    )
+    for quantity, scale, most, kind, code, raw in told_apart:
+        layout = _VALUE.get(kind)
+        if code == pynvml.NVML_SUCCESS and layout is not None:
+            number: float = layout.unpack_from(raw)[0]
+            if 0.0 <= scale * number <= most and number not in _NOT_AVAILABLE:
+                values[quantity] = scale * number
+                continue
+        refusals[quantity] = _why_refused(device, quantity, scale, kind, code, raw)
     return values, refusals
 
 
-def _number(device: NvmlDevice, quantity: str, kind: int, raw: bytes) -> float:
-    """The number that a field's bytes are, by its type."""
-    layout = _VALUE.get(kind)
-    if layout is None:
-        raise QuantityRefused(f"NVML gave {quantity} of {device.uuid} in the unknown type {kind}.")
-    number: float = layout.unpack_from(raw)[0]
+def _why_refused(device: NvmlDevice, quantity: str, scale: float, kind: int, code: int, raw: bytes) -> str:
+    """A sentence for a field that holds no value to believe.
+
+    Raises:
+        SensorError: The GPU is gone.
+    """
+    if code != pynvml.NVML_SUCCESS:
+        refusal = device.refusal(quantity, pynvml.NVMLError(code))
+        if not isinstance(refusal, QuantityRefused):
+            raise refusal
+        return str(refusal)
+    if kind not in _VALUE:
+        return f"NVML gave {quantity} of {device.uuid} in the unknown type {kind}."
+    number: float = _VALUE[kind].unpack_from(raw)[0]
     if number in _NOT_AVAILABLE:
-        raise QuantityRefused(f"NVML gave {quantity} of {device.uuid} as 'not available'.")
-    return number
+        return f"NVML gave {quantity} of {device.uuid} as 'not available'."
+    return unbelievable(device.uuid, quantity, scale * number)
 
 
 def _usage_watts(gpu: Handle) -> float:

@@ -48,7 +48,7 @@ PERIODS_S: Mapping[str, float] = {
     "utilization": 1.0,  # the driver's own window is 1/6 to 1 s, by product
     "sm_clock_hz": 2.0,
     "throttle_reasons": 2.0,
-    "memory_used_bytes": 2.0,
+    "memory_used_bytes": 5.0,
     "temperature_c": 5.0,
     "power_limit_w": 5.0,
     GPM: 2.0,  # two calls, for means over all of the time between them

@@ -12,13 +12,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from functools import partial
 from typing import Any, final
 
 import pynvml
 
 from profiler.errors import SensorError
-from profiler.measure.sensors.nvml_device import Handle, NvmlDevice, QuantityRefused
+from profiler.measure.sensors.nvml_device import NvmlDevice, QuantityRefused
 from profiler.measure.sensors.nvml_limits import believable
 from profiler.units import BYTES_PER_MIB, FRACTION_PER_PERCENT
 
@@ -55,6 +54,7 @@ class NvmlGpm:
         self._lock = threading.Lock()
         self._buffers: list[Any] = []
         self._earlier: tuple[float, int] | None = None  # when, and in which start of NVML
+        self._request = _request()
         if not device.ask(GPM, pynvml.nvmlGpmQueryDeviceSupport).isSupportedDevice:
             raise QuantityRefused(
                 f"NVML does not give {GPM} of {device.uuid}: only Hopper and newer GPUs have these monitors."
@@ -98,12 +98,8 @@ class NvmlGpm:
             self._lock.release()
 
     def _metrics(self) -> Any:
-        request = pynvml.c_nvmlGpmMetricsGet_t()
-        request.version = pynvml.NVML_GPM_METRICS_GET_VERSION
-        request.numMetrics = len(_METRICS)
+        request = self._request
         request.sample1, request.sample2 = self._buffers
-        for metric, (number, _) in zip(request.metrics, _METRICS.values(), strict=False):
-            metric.metricId = number
         return self._device.ask(GPM, lambda _: pynvml.nvmlGpmMetricsGet(request)).metrics
 
     def _values(self, metrics: Any) -> tuple[dict[str, float], dict[str, str]]:
@@ -111,13 +107,23 @@ class NvmlGpm:
         refusals: dict[str, str] = {}
         for metric, (quantity, (_, per_si)) in zip(metrics, _METRICS.items(), strict=False):
             try:
-                values[quantity] = self._device.ask(quantity, partial(self._value, metric, quantity, per_si))
+                values[quantity] = self._value(metric, quantity, per_si)
             except QuantityRefused as refusal:
                 refusals[quantity] = str(refusal)
         return values, refusals
 
-    def _value(self, metric: Any, quantity: str, per_si: float, _: Handle) -> float:
+    def _value(self, metric: Any, quantity: str, per_si: float) -> float:
         if metric.nvmlReturn != pynvml.NVML_SUCCESS:
-            raise pynvml.NVMLError(metric.nvmlReturn)
+            raise self._device.refusal(quantity, pynvml.NVMLError(metric.nvmlReturn))
         value = believable(self._device.uuid, quantity, float(metric.value * per_si))
         return min(value, 1.0) if per_si == FRACTION_PER_PERCENT else value
+
+
+def _request() -> Any:
+    """What is asked for, in 10 kB that are made once; the samples are still missing."""
+    request = pynvml.c_nvmlGpmMetricsGet_t()
+    request.version = pynvml.NVML_GPM_METRICS_GET_VERSION
+    request.numMetrics = len(_METRICS)
+    for metric, (number, _) in zip(request.metrics, _METRICS.values(), strict=False):
+        metric.metricId = number
+    return request

@@ -43,5 +43,10 @@ def believable(uuid: str, quantity: str, value: float) -> float:
         QuantityRefused: It is negative, not a number, or more than any GPU can reach.
     """
     if not 0.0 <= value <= MOST[quantity]:
-        raise QuantityRefused(f"NVML gave {quantity} of {uuid} as {value:g}, which no GPU can reach.")
+        raise QuantityRefused(unbelievable(uuid, quantity, value))
     return value
+
+
+def unbelievable(uuid: str, quantity: str, value: float) -> str:
+    """Why a value is refused."""
+    return f"NVML gave {quantity} of {uuid} as {value:g}, which no GPU can reach."
