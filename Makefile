@@ -23,7 +23,7 @@ help:
 	@echo "make bench-gpu   check sensors and numbers on a machine with an NVIDIA GPU, about 7 minutes"
 	@echo "make bench-accuracy   energy of windows against the truth, beside Zeus, CodeCarbon and carbontracker (12 minutes)"
 	@echo "make bench-phases   do the error bars of energy by phase hold (about 4 minutes)"
-	@echo "make phenomena   all nine workloads with their seeds: what showed, by its criterion, for how many joules (about 30 minutes; COUNTRY=FRA for grams)"
+	@echo "make phenomena   all nine workloads with their seeds: what showed, by its criterion, for how many joules (about 45 minutes; COUNTRY=FRA for grams)"
 	@echo "make faults   the fault scorecard: real kills, full disks, hanging drivers, damaged files"
 	@echo "make check  ruff, mypy --strict, import contracts, what is installed (an SBOM) and whether it is known to be unsafe"
 	@echo "make audit  the same question, and it must be answered; make lock  newer versions of everything"

@@ -76,6 +76,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--only", nargs="+", metavar="NAME", help="workloads to run; all if none is named")
     parser.add_argument("--preset", default="cpu", choices=("smoke", "cpu", "gpu"))
     parser.add_argument("--runs-dir", type=Path, default=Path("runs"))
+    parser.add_argument("--note", help="why it is run again: stands beside this go in the result")
     parser.add_argument("--country", help="of the grid, for grams; none is assumed")
     parser.add_argument(
         "--output", type=Path, default=Path("benchmarks/results"), help="folder for the results"
@@ -142,6 +143,7 @@ def _run(
                 "began_at": began_at,
                 "wall_s": round(time.monotonic() - began_s, 1),
                 "runs": sum(each.status != "reused" for each in ended),
+                "note": arguments.note,
             }
             result = _result(arguments, entries, missing, go, shares=shares)
             _write(arguments.output, result)

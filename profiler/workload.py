@@ -173,7 +173,8 @@ def stored_settings(settings: Any, stored: Mapping[str, Any]) -> Any:
 def parse_value(key: str, text: str, hint: Any) -> Any:
     """Read `text` as a value of type `hint`: int, float, bool, str, a tuple of these, or optional.
 
-    Whole numbers may be written as `131_072`, `131072` or `1e6`.
+    Whole numbers may be written as `131_072`, `131072` or `1e6`; items of a tuple as `64+128` or
+    `64,128` (in a grid, where commas tell values apart, as the first).
 
     Raises:
         InvalidValueError: The text is not of that type.
@@ -184,7 +185,8 @@ def parse_value(key: str, text: str, hint: Any) -> Any:
         hint = next(h for h in typing.get_args(hint) if h is not type(None))
     if typing.get_origin(hint) is tuple:
         item = typing.get_args(hint)[0]
-        return tuple(parse_value(key, part.strip(), item) for part in text.split("+") if part.strip())
+        parts = text.replace(",", "+").split("+")
+        return tuple(parse_value(key, part.strip(), item) for part in parts if part.strip())
     if typing.get_origin(hint) is typing.Literal:
         known = {str(value): value for value in typing.get_args(hint)}
         if text not in known:

@@ -156,7 +156,13 @@ def result(tmp_path: Path, trained: list[Any]) -> dict[str, Any]:
     runs = {one.run_id: open_run(tmp_path / "runs", one.run_id) for one in done if one.run_id}
     return {
         "goes": [
-            {"command": "python benchmarks/phenomena.py", "began_at": "10:00", "runs": 3, "wall_s": 60.0}
+            {
+                "command": "python benchmarks/phenomena.py",
+                "began_at": "10:00",
+                "runs": 3,
+                "wall_s": 60.0,
+                "note": "why",
+            }
         ],
         "grid": None,
         "date": "2026-11-22",
@@ -190,7 +196,7 @@ def test_the_page_says_what_failed_and_what_is_estimated(tmp_path: Path, trained
     )
     assert "Criterion: train accuracy reaches" in text
     assert "Not installed, so not run: gates." in text
-    assert "| `python benchmarks/phenomena.py` | 10:00 | 3 | 1 min |" in text
+    assert "| `python benchmarks/phenomena.py` | 10:00 | 3 | 1 min | why |" in text
     assert "(estimated)" in text
 
 

@@ -511,7 +511,8 @@ def test_legends_lie_beneath_charts_as_wide_as_a_telephone():
 def test_a_lost_run_explains_itself_beneath_its_name(monkeypatch, some_runs):
     run = runs_in(some_runs)[0]
     manifest = json.loads((run / "run.json").read_text())
-    manifest |= {"status": "running", "heartbeat": "2026-01-02T09:00:41+00:00"}
+    began = {"created_at": "2026-01-02T09:00:00+00:00"}
+    manifest |= {"status": "running", "heartbeat": "2026-01-02T09:00:41+00:00", **began}
     (run / "run.json").write_text(json.dumps({k: v for k, v in manifest.items() if k != "checksum"}))
     app = open_page(monkeypatch, some_runs, "run", run=run.name)
     assert "last sign of life 2026-01-02 09:00:41 UTC" in texts(app).replace("\\", "")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 import json
 import logging
+import re
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -278,3 +280,20 @@ def test_wrong_arguments_are_refused_before_any_training(tmp_path: Path, wrong: 
 def test_an_unknown_phase_names_the_nearest(tmp_path: Path):
     with record(tmp_path) as run, pytest.raises(UnknownNameError, match="forward"), run.phase("forwards"):  # type: ignore[arg-type]
         pass
+
+
+def test_a_folder_that_is_deleted_in_the_middle_is_said_with_what_is_lost(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    runs = tmp_path / "runs"
+    with record(runs) as run:
+        for step in run.steps(range(20)):
+            run.end_step(samples=1)
+            if step == 5:
+                assert run._session is not None
+                run._session.store_now()  # into the journal
+                shutil.rmtree(runs)
+                runs.touch()
+    said = [message for message in caplog.messages if "storing the rest" in message]
+    assert len(said) == 1
+    assert re.search(r"\d+ rows could not be written to .* and are lost", said[0])

@@ -100,11 +100,14 @@ def test_energy_of_a_unit_of_work_has_its_error_bar(tmp_path: Path, shown: Calla
 
 
 def test_a_lost_run_says_what_that_is_and_when_it_was_last_alive(tmp_path: Path, shown: Callable[..., str]):
-    run = edited(scripted_run(tmp_path), status="running", heartbeat="2026-01-02T09:00:41+00:00")
+    began, alive = "2026-01-02T09:00:00+00:00", "2026-01-02T09:00:41+00:00"
+    run = edited(scripted_run(tmp_path), status="running", heartbeat=alive, created_at=began)
     said = "(lost: its process ended without saying so, last sign of life 2026-01-02 09:00:41 UTC)"
     assert said in words(shown(run_table(summarize(run))))
     silent = summarize(run) | {"heartbeat": None}
     assert status_text(silent) == "lost: its process ended without saying so"
+    later = summarize(run) | {"created_at": "2026-01-02T09:00:38+00:00", "duration_s": 9.5}
+    assert status_text(later).endswith("last sign of life 2026-01-02 09:00:47 UTC")  # the last row's
 
 
 def test_an_interrupted_run_says_what_stopped_it(tmp_path: Path):
@@ -252,6 +255,9 @@ def test_a_sweep_says_the_verdict_over_seeds(
     ]
     (together,) = over_seeds([(run.run_id, run.manifest, summarize(run)["phenomenon"]) for run in runs])
     assert shown(over_seeds_row(together)).strip() == line
+    smoke = over_seeds_row({**together, "preset": "smoke"}).plain
+    assert smoke.endswith("; the smoke preset shows nothing, however many there are")
+    assert "asked for" not in smoke
 
 
 def test_the_list_says_train_loss_and_energy_of_samples(tmp_path: Path, shown: Callable[..., str]):

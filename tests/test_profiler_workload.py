@@ -37,6 +37,7 @@ class _Settings:
         ("learning_rate", "3e-3", 0.003),
         ("learning_rate", "1", 1.0),
         ("budgets", "64+128+1e3", (64, 128, 1000)),
+        ("budgets", "64,128", (64, 128)),
         ("budgets", "64", (64,)),
         ("budgets", " 64 + 128 ", (64, 128)),
         ("compiled", "true", True),

@@ -29,7 +29,7 @@ from profiler.workload import RunRequest, load_workload, workload_names
 from workloads import experiment as experiments
 from workloads import trial as trials
 from workloads.experiment import CommonSettings, Experiment, spinning_note, without_claim
-from workloads.settings_checks import check_choice, check_not_negative, check_positive
+from workloads.settings_checks import check_choice, check_not_negative, check_positive, check_share
 from workloads.trial import Arm, Trial
 from workloads.verdict import Cost, Verdict, judged, mean_and_half_width, wilson
 
@@ -471,3 +471,21 @@ def test_no_setting_of_ours_is_taken_for_a_secret(name: str, preset: str) -> Non
     """A run whose settings are redacted is never found again: it would be run anew each time."""
     settings = as_stored(dataclasses.asdict(load_workload(name).preset(preset)))
     assert redact(settings) == settings
+
+
+@pytest.mark.parametrize("threads", [0, -3])
+def test_threads_that_are_none_are_refused_before_anything_is_written(tmp_path: Path, threads: int) -> None:
+    runs = tmp_path / "runs"
+    words = ("run", "grokking", "--preset", "smoke", "--set", f"threads={threads}", "--runs-dir", str(runs))
+    done = run_joulescale(*words)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"threads = {threads} is not a positive number" in done.stderr
+    assert not runs.exists()
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.01])
+def test_what_is_no_share_is_refused(share: float) -> None:
+    with pytest.raises(
+        InvalidValueError, match=r"share = .* is no share of a whole. Give a number from 0 to 1"
+    ):
+        check_share(SimpleNamespace(share=share), "share")

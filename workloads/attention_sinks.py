@@ -24,7 +24,7 @@ from workloads.bigram_backcopy import Task, excess, make_task
 from workloads.experiment import CommonSettings, Experiment
 from workloads.kv_cache import KeyValueCache
 from workloads.learning_rate import set_rate, trapezoid
-from workloads.settings_checks import check_not_negative, check_positive
+from workloads.settings_checks import check_not_negative, check_positive, check_share
 from workloads.transformer import Block, Transformer, norm, rotary_table
 from workloads.transformer_config import TransformerConfig, model_flops_per_sequence, num_params
 from workloads.trial import Arm, Trial
@@ -90,7 +90,8 @@ class SinkSettings(CommonSettings):
         check_positive(
             self, "triggers", "trigger_share", "lr", "steps", "batch_size", "eval_every", "eval_sequences"
         )
-        check_not_negative(self, "warmup_steps", "cooldown")
+        check_not_negative(self, "warmup_steps")
+        check_share(self, "cooldown")
         if self.vocabulary < self.triggers + 2 or self.trigger_share >= 1:
             raise InvalidValueError(
                 f"vocabulary = {self.vocabulary} with triggers = {self.triggers} and trigger_share ="

@@ -25,7 +25,7 @@ from torch import Tensor
 from profiler.errors import InvalidValueError
 from workloads.experiment import CommonSettings, Experiment
 from workloads.kv_cache import KeyValueCache
-from workloads.settings_checks import check_not_negative, check_positive
+from workloads.settings_checks import check_not_negative, check_positive, check_share
 from workloads.sparse_parity import Task, examples, make_task
 from workloads.transformer import Transformer
 from workloads.transformer_config import TransformerConfig, model_flops_per_sequence, num_params
@@ -93,6 +93,7 @@ class ChainSettings(CommonSettings):
         check_positive(self, "lr", "batch_size", "smoothing", "stage_steps", "check_every", "check_questions")
         check_positive(self, "test_questions", "priced_answers", "answers_at_once", "single_answers")
         check_not_negative(self, "weight_decay")
+        check_share(self, "advance_at")
         if not 3 <= self.parity_bits <= self.bits <= 40:
             raise InvalidValueError(
                 f"parity_bits = {self.parity_bits} of bits = {self.bits}: a chain takes 3 secret bits at least, and a"

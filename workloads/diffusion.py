@@ -30,7 +30,7 @@ from workloads.experiment import CommonSettings, Experiment
 from workloads.field_pictures import strip_of
 from workloads.learning_rate import set_rate, trapezoid
 from workloads.navier_stokes import energy, enstrophy, evolve, random_vorticity, spectrum, transformed
-from workloads.settings_checks import check_choice, check_positive
+from workloads.settings_checks import check_choice, check_positive, check_share
 from workloads.trial import Arm, Trial
 from workloads.verdict import Cost, Verdict, judged, mean_and_half_width
 
@@ -104,6 +104,7 @@ class DiffusionSettings(CommonSettings):
             self, "rms", "time", "time_step", "lr", "steps", "batch_size", "noises", "sample_steps"
         )
         check_choice(self, precision=Precision)
+        check_share(self, "cooldown")
         if self.fields < LEAST_FIELDS:
             raise InvalidValueError(
                 f"fields = {self.fields} is too few: {HELD_OUT} are held out to judge by, and a model would know the"

@@ -22,6 +22,7 @@ from profiler.measure.session import RunFacts
 from profiler.workload import RunRequest, check_preset
 from workloads.device import Accelerator, choose_accelerator, threads
 from workloads.progress import choose_display
+from workloads.settings_checks import check_positive
 from workloads.trial import Trial
 from workloads.verdict import Verdict
 
@@ -93,7 +94,8 @@ class Experiment:
         return {"criterion": self.criterion, "torch": torch.__version__, **self.data(settings)}
 
     def check(self, settings: Any) -> None:
-        """Refuse a GPU that is not here."""
+        """Refuse a GPU that is not here, and threads that are none."""
+        check_positive(settings, "threads")
         choose_accelerator(settings.accelerator)
 
     def cost(self, settings: Any) -> float:

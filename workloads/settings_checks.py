@@ -32,6 +32,18 @@ def check_not_negative(settings: Any, *names: str) -> None:
             raise InvalidValueError(f"{name} = {value} is negative. Give 0 or more.")
 
 
+def check_share(settings: Any, *names: str) -> None:
+    """Refuse what is no share of a whole.
+
+    Raises:
+        InvalidValueError: One is below 0 or above 1.
+    """
+    for name in names:
+        value = getattr(settings, name)
+        if not 0 <= value <= 1:
+            raise InvalidValueError(f"{name} = {value} is no share of a whole. Give a number from 0 to 1.")
+
+
 def check_choice(settings: Any, **kinds: Any) -> None:
     """Refuse a text that is none of a `Literal`'s.
 

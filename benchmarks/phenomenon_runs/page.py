@@ -107,10 +107,11 @@ def _head(result: Mapping[str, Any]) -> list[str]:
         "",
         f"{result['date']}, {result['machine']}, preset {result['preset']}. {result['how']}",
         "",
-        "| command | began | runs made | on the clock |",
-        "|---|---|---|---|",
+        "| command | began | runs made | on the clock | why again |",
+        "|---|---|---|---|---|",
         *(
             f"| `{go['command']}` | {go['began_at']} | {go['runs']} | {format_quantity(go['wall_s'], 's')} |"
+            f" {go['note'] or ''} |"
             for go in result["goes"]
         ),
         "",

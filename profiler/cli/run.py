@@ -56,7 +56,8 @@ def run(
         str | None,
         typer.Option(
             metavar="RUN",
-            help="Go on with a run that did not finish, from its last checkpoint, with its own settings and seed.",
+            help="Go on with a run that did not finish, from its last checkpoint, with its own settings and seed;"
+            " options of the command, such as --checkpoint-s, are to be given again.",
         ),
     ] = None,
     checkpoint_s: CheckpointS = CHECKPOINT_EVERY_S,

@@ -32,7 +32,7 @@ TITLES: Mapping[str, str] = {
     "forward": "the forward pass",
     "backward": "the backward pass",
     "optimizer": "the optimizer",
-    "other": "hooks and callbacks between batches",
+    "other": "hooks, callbacks and code of yours that is in no phase",
     "validation": "validation",
     "checkpoint": "writing checkpoints",
     "outside steps": "work outside of steps",

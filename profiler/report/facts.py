@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from profiler.metrics.attempts import ended_of
@@ -186,15 +186,30 @@ def methods_text(phases: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _how_lost(summary: Mapping[str, Any]) -> str:
-    moment = _clock_time(summary["heartbeat"] or "")
-    return f"{LOST}, last sign of life {moment}" if moment else LOST
+    """Lost, with the later of its last heartbeat and its last row."""
+    heartbeat = _instant(summary["heartbeat"] or "")
+    if heartbeat is None:
+        return LOST
+    moment = max(heartbeat, _last_row(summary) or heartbeat)
+    return f"{LOST}, last sign of life {_clock_time(moment.isoformat())}"
+
+
+def _last_row(summary: Mapping[str, Any]) -> datetime | None:
+    began, lasted_s = _instant(summary["created_at"] or ""), summary["duration_s"]
+    return began and began + timedelta(seconds=lasted_s or 0.0)
+
+
+def _instant(moment: str) -> datetime | None:
+    try:
+        return datetime.fromisoformat(moment).astimezone(UTC)
+    except ValueError:
+        return None
 
 
 def _clock_time(moment: str) -> str:
     """`09:00:41 UTC`, with the day in front unless it is today's."""
-    try:
-        when = datetime.fromisoformat(moment).astimezone(UTC)
-    except ValueError:
+    when = _instant(moment)
+    if when is None:
         return ""
     today = when.date() == datetime.now(UTC).date()
     return when.strftime("%H:%M:%S UTC" if today else "%Y-%m-%d %H:%M:%S UTC")

@@ -48,13 +48,16 @@ def over_seeds_row(together: Mapping[str, Any]) -> Text:
     seeds = len(together["runs"])
     asked = (
         f", and {together['shown_in']} of {together['asked_seeds']} are asked for"
-        if together["shown_in"]
+        if together["shown_in"] and together["preset"] != "smoke"
         else ""
+    )
+    smoke = (
+        "; the smoke preset shows nothing, however many there are" if together["preset"] == "smoke" else ""
     )
     return Text.assemble(
         ("phenomenon ", "bold"),
         (together["outcome"], f"bold {STYLES[together['outcome']]}"),
-        f": in {together['shown']} of {seeds} {'seed' if seeds == 1 else 'seeds'}{asked}",
+        f": in {together['shown']} of {seeds} {'seed' if seeds == 1 else 'seeds'}{asked}{smoke}",
     )
 
 

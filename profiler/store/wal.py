@@ -63,6 +63,14 @@ class Journal:
             self.remove()
             raise
 
+    @property
+    def is_there(self) -> bool:
+        """Whether its file still has a name, here or elsewhere: deleted, it takes rows that nobody can read."""
+        try:
+            return os.fstat(self._descriptor).st_nlink > 0
+        except OSError:  # closed, to be removed
+            return False
+
     def append(self, batches: Batches) -> None:
         """Add rows: they are in the kernel's hands when this returns, and survive the death of the process.
 

@@ -157,9 +157,14 @@ class JournalWriter:
                 thread.join(timeout=END_WAIT_S)
         if not self._thread.is_alive() and not self._ended:  # it never ran, or died of a fault
             self.flush(last=True)
-        lost = len(self._waiting) + self._unjournaled
-        if lost:
+        if lost := len(self._waiting) + self._only_here():
             self._on_lost(lost)
+
+    def _only_here(self) -> int:
+        """Rows that are in no part, and in no journal that anybody could read."""
+        if self._journal is None or self._journal.is_there:
+            return self._unjournaled
+        return sum(len(batch) for batches in self._rows.values() for batch in batches)
 
     def flush(self, *, last: bool = False) -> None:
         """Bring every row taken so far to the disk; if it refuses, keep them for the next time."""
