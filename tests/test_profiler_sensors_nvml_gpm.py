@@ -50,7 +50,7 @@ class TestValues:
         for tick in range(90):
             fake_nvml.set_time(tick * 0.1)
             seen |= {tick: value} if (value := gauge.read().sm_activity) is not None else {}
-        assert seen == pytest.approx({20: 0.0, 40: 0.5, 60: 0.25 + 0.75 * 0.2, 80: 0.2})
+        assert seen == pytest.approx({40: 0.25, 80: 0.125 + 0.875 * 0.2})
 
     def test_two_buffers_are_enough_for_ever(self, one_gpu: FakeNvml) -> None:
         probes = opened(one_gpu)

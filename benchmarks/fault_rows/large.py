@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -108,26 +107,31 @@ def _small_runs(folder: Path) -> Path:
     return runs
 
 
+_MEASURE = """
+import json, resource, subprocess, sys, time
+start_s = time.perf_counter()
+status = subprocess.call(sys.argv[2:])
+seconds = time.perf_counter() - start_s
+used = resource.getrusage(resource.RUSAGE_CHILDREN)
+known = {"seconds": seconds, "cpu_s": used.ru_utime + used.ru_stime, "bytes": used.ru_maxrss * 1024, "status": status}
+open(sys.argv[1], "w").write(json.dumps(known))
+"""
+"""By a small process between: one that is started by a large one has had its memory, as the kernel counts."""
+
+
 def _timed(command: Sequence[str], **environment: str) -> dict[str, Any]:
     """Run a command to its end in a process of its own: seconds, most bytes of memory, output, errors."""
-    start = time.perf_counter()
-    with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
-        process = subprocess.Popen(
-            command, stdout=output, stderr=errors, cwd=ROOT, env={**os.environ, **environment}
+    with tempfile.NamedTemporaryFile("w+") as measured:
+        done = subprocess.run(
+            [sys.executable, "-c", _MEASURE, measured.name, *command],
+            capture_output=True,
+            text=True,
+            cwd=ROOT,
+            env={**os.environ, **environment},
+            check=True,
         )
-        _, status, used = os.wait4(process.pid, 0)
-        seconds = time.perf_counter() - start
-        process.returncode = os.waitstatus_to_exitcode(status)
-        output.seek(0)
-        errors.seek(0)
-        return {
-            "seconds": seconds,
-            "cpu_s": used.ru_utime + used.ru_stime,
-            "bytes": used.ru_maxrss * 1024,
-            "status": process.returncode,
-            "output": output.read(),
-            "errors": errors.read()[-500:],
-        }
+        known: dict[str, Any] = json.load(measured)
+    return {**known, "output": done.stdout, "errors": done.stderr[-500:]}
 
 
 def _within(found: Sequence[dict[str, Any]], most_s: float, is_whole: Callable[[str], bool]) -> Outcome:

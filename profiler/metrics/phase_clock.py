@@ -62,7 +62,7 @@ class PhaseClock:
         start_s, length_s, column = (
             (np.concatenate(part) for part in zip(*pieces, strict=True))
             if pieces
-            else (np.zeros(0), np.zeros(0), np.zeros(0, dtype=np.int64))
+            else (np.zeros(0), np.zeros(0), np.zeros(0, dtype=np.int8))
         )
         # pieces of no length go first: rounding could put them into the midst of others
         order = np.flatnonzero(length_s > 0.0)
@@ -111,8 +111,8 @@ class PhaseClock:
         begun = np.maximum(piece, 0)
         into_s = np.where(piece < 0, 0.0, np.minimum(busy_s - self._start_s[begun], self._length_s[begun]))
         for column in np.unique(self._column):
-            own_s = np.where(self._column == column, self._length_s, 0.0)
-            before_s = np.concatenate([[0.0], np.cumsum(own_s)])
+            before_s = np.zeros(len(self._length_s) + 1)
+            np.cumsum(np.where(self._column == column, self._length_s, 0.0), out=before_s[1:])
             passed[..., column] = before_s[begun] + np.where(self._column[begun] == column, into_s, 0.0)
 
     def _paused_s(self, time_s: Seconds, phase: str) -> Seconds:
@@ -123,12 +123,12 @@ class PhaseClock:
         knots = np.stack([ends - (windows[:, 1] - windows[:, 0]), ends], axis=1).ravel()
         return np.asarray(np.interp(time_s, windows.ravel(), knots), dtype=np.float64)
 
-    def _pieces(self, steps: pl.DataFrame) -> tuple[Seconds, Seconds, NDArray[np.int64]]:
+    def _pieces(self, steps: pl.DataFrame) -> tuple[Seconds, Seconds, NDArray[np.int8]]:
         """Start in time without pauses, length and column of every stretch of one phase."""
         start_s = steps["start_s"].to_numpy()
         start_s = start_s - sum(self._paused_s(start_s, phase) for phase in RUN_PHASES)
         if steps["forward_s"].null_count():
-            whole = np.full(len(steps), self.columns.index(WHOLE_STEP))
+            whole = np.full(len(steps), self.columns.index(WHOLE_STEP), dtype=np.int8)
             return start_s, steps["duration_s"].to_numpy(), whole
         found = [self._laid_out(start_s[rows], steps[rows], count) for count, rows in _by_microbatches(steps)]
         start, length, column = (np.concatenate(part) for part in zip(*found, strict=True))
@@ -136,14 +136,14 @@ class PhaseClock:
 
     def _laid_out(
         self, start_s: Seconds, steps: pl.DataFrame, microbatches: int
-    ) -> tuple[Seconds, Seconds, NDArray[np.int64]]:
+    ) -> tuple[Seconds, Seconds, NDArray[np.int8]]:
         order = (*_EACH_MICROBATCH * microbatches, "optimizer")
         pieces = dict.fromkeys(_EACH_MICROBATCH, self._parts * microbatches) | {"optimizer": self._parts}
         length_s = np.stack([steps[f"{phase}_s"].to_numpy() / pieces[phase] for phase in order], axis=1)
         length_s = np.repeat(length_s, self._parts, axis=1)
         begin_s = np.cumsum(np.column_stack([start_s, length_s]), axis=1)[:, :-1]
         column = [self.columns.index(phase) + part for phase in order for part in range(self._parts)]
-        return begin_s.ravel(), length_s.ravel(), np.tile(column, len(steps))
+        return begin_s.ravel(), length_s.ravel(), np.tile(np.array(column, dtype=np.int8), len(steps))
 
 
 def _by_microbatches(steps: pl.DataFrame) -> list[tuple[int, NDArray[np.int64]]]:

@@ -103,14 +103,16 @@ def _divided(clock_of: Callable[[int], PhaseClock], readings: Readings, phases: 
     ticks = _ticks(clock, readings)
     fit = _Fit(clock, ticks, phases)
     whole = fit if parts == 1 else _Fit(clock_of(1), ticks, phases)
-    finer = _Fit(clock_of(2 * parts), ticks, phases)
+    refused = {phase: ALIKE for phase in phases if whole.inflation(phase) > MOST_INFLATION}
     timing = np.max([np.abs(fit.shifted(by) - fit.share) for by in (-0.5, 0.5)], axis=0)
-    shape = _SHAPE * (finer.share - fit.share)
-    half_width = np.sqrt(_sampling(fit) ** 2 + timing**2 + shape**2)
+    share, sampling = fit.share, _sampling(fit)
+    del clock, fit, whole  # of a day they hold hundreds of megabytes, and the next one more
+    shape = _SHAPE * (_Fit(clock_of(2 * parts), ticks, phases).share - share)
+    half_width = np.sqrt(sampling**2 + timing**2 + shape**2)
     return Division(
-        share=dict(zip(phases, fit.share.tolist(), strict=True)),
+        share=dict(zip(phases, share.tolist(), strict=True)),
         half_width=dict(zip(phases, half_width.tolist(), strict=True)),
-        refused={phase: ALIKE for phase in phases if whole.inflation(phase) > MOST_INFLATION},
+        refused=refused,
     )
 
 

@@ -46,12 +46,12 @@ _CALLS: Mapping[str, Callable[[Handle], float]] = {
 
 PERIODS_S: Mapping[str, float] = {
     "utilization": 1.0,  # the driver's own window is 1/6 to 1 s, by product
-    "sm_clock_hz": 2.0,
-    "throttle_reasons": 2.0,
+    "sm_clock_hz": 4.0,
+    "throttle_reasons": 4.0,
     "memory_used_bytes": 5.0,
     "temperature_c": 5.0,
     "power_limit_w": 5.0,
-    GPM: 2.0,  # two calls, for means over all of the time between them
+    GPM: 4.0,  # two calls, for means over all of the time between them
 }
 """How often each is asked. Eight GPUs at 10 Hz whose every call takes 50 µs are read in 1 % of a core so."""
 
