@@ -272,7 +272,9 @@ def test_every_error_of_each_field(fake_nvml: FakeNvml, field: str) -> None:
         probes = open_gpus([SICK, WELL], clock=fake_nvml.time)
         run = measured(probes, fake_nvml)
         fake_nvml.tell(f"error field:{field} {code} 0")
-        readings = sample(run, fake_nvml, times=6)  # two samples of one start make a mean, and each retry is a start
+        readings = sample(
+            run, fake_nvml, times=6
+        )  # two samples of one start make a mean, and each retry is a start
         probes.close()
         assert run.guard.reasons == {}
         assert quantity not in known(readings, SICK)

@@ -52,8 +52,8 @@ _HANGS = (
     _Hang(call="nvmlShutdown", stops=False),
     _Hang(call="nvmlDeviceGetFieldValues", seconds=9.0, back_s=5.0),
     _Hang(call="nvmlDeviceGetUtilizationRates"),
-    _Hang(call="nvmlDeviceGetMemoryInfo"),
-    _Hang(call="nvmlGpmSampleGet"),
+    _Hang(call="nvmlDeviceGetMemoryInfo", seconds=8.0),  # asked every 5 s
+    _Hang(call="nvmlGpmSampleGet", seconds=8.0),  # every 4 s
     _Hang(call="nvmlInit", at_start=True),
     _Hang(call="nvmlShutdown", at_start=True),
     _Hang(call="nvmlDeviceGetCount_v2", at_start=True),
