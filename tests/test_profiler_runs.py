@@ -424,3 +424,20 @@ def test_a_refusal_without_a_number_keeps_its_words(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(Path, "write_text", refuse)
     with pytest.raises(RunsFolderError, match=r"cannot be written to .a driver of somebody's., so nothing"):
         writable_runs_dir(tmp_path)
+
+
+def test_a_folder_that_another_training_makes_in_this_moment_is_no_foreign_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """It was seen without its mark, and then with something in it: that is the mark."""
+    listing = Path.iterdir
+
+    def made_meanwhile(path: Path):
+        (path / ".joulescale").touch()
+        return listing(path)
+
+    monkeypatch.setattr(Path, "iterdir", made_meanwhile)
+    for check in (readable_runs_dir, writable_runs_dir):
+        runs = tmp_path / check.__name__
+        runs.mkdir()
+        assert check(runs) == runs

@@ -131,7 +131,9 @@ def _check_folder(path: Path) -> None:
         raise RunsFolderError(f"The runs folder {str(path)!r} is a file. Name a folder with --runs-dir.")
     try:
         known = (any(path.glob(inside)) for inside in ("*/run.json", "*/attempt-1"))
-        ours = (path / MARK_NAME).exists() or not any(path.iterdir()) or any(known)
+        mark = path / MARK_NAME
+        # asked again in the end: another training that makes the folder just now has marked it before all else
+        ours = mark.exists() or not any(path.iterdir()) or any(known) or mark.exists()
     except PermissionError:
         raise RunsFolderError(f"The runs folder {str(path)!r} cannot be read: permission denied.") from None
     if not ours:
